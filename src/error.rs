@@ -1,0 +1,138 @@
+//! The one error of the crate: a kind, a text for the caller, and a cause for the log.
+
+use std::borrow::Cow;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, as a caller can act on it. `http/problem.rs` maps each to a status and a
+/// problem type; nothing else does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    MalformedJson,
+    BadRequest,
+    Unauthenticated,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    Conflict,
+    Gone,
+    LengthRequired,
+    PreconditionFailed,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    RangeNotSatisfiable,
+    InvalidRequest,
+    ChecksumMismatch,
+    Internal,
+    Unavailable,
+}
+
+/// One invalid part of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// A JSON pointer (RFC 6901) into the request: `/name`; for a query parameter or header,
+    /// its name behind `/`.
+    pub pointer: String,
+    pub detail: String,
+}
+
+/// Boxed, so that a `Result` stays as small as its value.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    detail: Cow<'static, str>,
+    invalid: Vec<Invalid>,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// `detail` is shown to the caller: it must hold nothing internal.
+    pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            detail: detail.into(),
+            invalid: Vec::new(),
+            cause: None,
+        }))
+    }
+
+    /// 422 with the parts of the request that are invalid.
+    pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::invalid_many(vec![Invalid {
+            pointer: pointer.into(),
+            detail: detail.into(),
+        }])
+    }
+
+    pub fn invalid_many(invalid: Vec<Invalid>) -> Self {
+        let mut error = Self::new(Kind::InvalidRequest, "The request is not valid: see errors.");
+        error.0.invalid = invalid;
+        error
+    }
+
+    pub fn not_found() -> Self {
+        Self::new(Kind::NotFound, "There is nothing here.")
+    }
+
+    /// A defect or a fault that the caller can do nothing about; `cause` goes to the log only.
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::new(Kind::Internal, "The service failed to answer this request.").because(cause)
+    }
+
+    /// The database or the store can't be reached or answers with an error: trying again may help.
+    pub fn unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::new(Kind::Unavailable, "The service can't answer now; try again.").because(cause)
+    }
+
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.cause = Some(cause.into());
+        self
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    pub fn invalid_parts(&self) -> &[Invalid] {
+        &self.0.invalid
+    }
+
+    /// The whole story for the log: the detail and every cause below it.
+    pub fn story(&self) -> String {
+        let mut story = self.0.detail.to_string();
+        for part in &self.0.invalid {
+            story.push_str(&format!(" [{}: {}]", part.pointer, part.detail));
+        }
+        let mut cause: Option<&dyn std::error::Error> = match &self.0.cause {
+            Some(cause) => Some(cause.as_ref()),
+            None => None,
+        };
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Many libraries repeat their source in their own text.
+            if !story.ends_with(&text) {
+                story.push_str(": ");
+                story.push_str(&text);
+            }
+            cause = error.source();
+        }
+        story
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.story())
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,253 @@
+//! The object store: bytes at keys, in a local directory or in S3 and what speaks its protocol.
+//!
+//! One type, [`Objects`], is all that the layers above see. It knows nothing of the database:
+//! who may write which key, and when a key may go, is decided above (`domain::objects`).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::clock::{Clock, Timestamp};
+use crate::error::{Error, Result};
+
+pub mod keys;
+mod local;
+mod s3;
+
+use keys::{ObjectKey, Root};
+
+pub use s3::S3Settings;
+
+/// Bytes as they come, in order. An `Err` ends it.
+pub type ByteStream = BoxStream<'static, Result<Bytes>>;
+
+/// How long one call to the store may take, so that a writer can tell whether its lease outlasts it.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where the bytes go.
+#[derive(Clone, Debug)]
+pub enum Settings {
+    Local {
+        /// The directory below which everything is kept; made when absent.
+        directory: std::path::PathBuf,
+        /// Whether an answered write has reached the disk.
+        fsync: bool,
+    },
+    S3(S3Settings),
+}
+
+#[derive(Clone)]
+pub struct Objects {
+    root: Root,
+    backend: Backend,
+}
+
+#[derive(Clone)]
+enum Backend {
+    Local(local::Local),
+    S3(s3::S3),
+}
+
+/// What the store says of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// In bytes.
+    pub size: u64,
+}
+
+/// One thing that the store holds below our root: a key, a temporary name, or an open multipart upload of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub path: String,
+    /// In bytes; 0 for a multipart upload.
+    pub size: u64,
+    pub modified: Timestamp,
+    /// An open multipart upload: `path` is the key that it would become.
+    pub multipart: bool,
+}
+
+/// A writer's right to its key, as a point in time that whoever holds the lease moves forward.
+/// A writer starts no call that could outlast it.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    until: Arc<AtomicI64>,
+    clock: Clock,
+}
+
+impl Lease {
+    pub fn new(until: Timestamp, clock: Clock) -> Self {
+        Self {
+            until: Arc::new(AtomicI64::new(until.as_micros())),
+            clock,
+        }
+    }
+
+    pub fn renew(&self, until: Timestamp) {
+        self.until.store(until.as_micros(), Ordering::SeqCst);
+    }
+
+    pub fn until(&self) -> Timestamp {
+        Timestamp::from_micros(self.until.load(Ordering::SeqCst))
+    }
+
+    /// 503 unless the lease outlasts a call that may take `call`.
+    pub fn outlasts(&self, call: Duration) -> Result<()> {
+        if self.until() >= self.clock.now().plus(call) {
+            Ok(())
+        } else {
+            Err(Error::unavailable("the lease on the object is too short for another call to the store"))
+        }
+    }
+}
+
+/// Writes one object in order. Nothing is visible at the key before `finish` answers; dropping a
+/// writer leaves what it wrote to the reaper.
+pub enum Writer {
+    Local(local::Writer),
+    S3(s3::Writer),
+}
+
+impl Objects {
+    /// Connects; makes the local directory. Does not touch the marker.
+    ///
+    /// # Errors
+    /// A directory that can't be made, a bucket that is not named, credentials that can't be read.
+    pub fn open(settings: &Settings, environment: &str) -> Result<Self> {
+        let (root, backend) = match settings {
+            Settings::Local { directory, fsync } => {
+                let root = Root::new("", environment);
+                let local = local::Local::open(directory, &root, *fsync)?;
+                (root, Backend::Local(local))
+            }
+            Settings::S3(settings) => {
+                let root = Root::new(&settings.prefix, environment);
+                (root, Backend::S3(s3::S3::open(settings)?))
+            }
+        };
+        Ok(Self { root, backend })
+    }
+
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// Starts to write `key`. `size` is the declared length, if any: it chooses the size of parts.
+    /// `epoch` keeps the temporary names of successive writers of one object apart.
+    pub fn write(&self, key: &ObjectKey, epoch: i64, size: Option<u64>, lease: Lease) -> Writer {
+        match &self.backend {
+            Backend::Local(local) => Writer::Local(local.write(&self.root, key, epoch, lease)),
+            Backend::S3(s3) => Writer::S3(s3.write(key.path(), size, lease)),
+        }
+    }
+
+    /// The bytes of `range` (end exclusive; it must lie within the object and must not be empty),
+    /// with backpressure. The stream ends with an error, never cleanly, when bytes are missing.
+    ///
+    /// Once it answered, the whole stream is of the object as it was: a key is never written twice.
+    ///
+    /// # Errors
+    /// `NotFound` when nothing is at the key.
+    pub async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<ByteStream> {
+        match &self.backend {
+            Backend::Local(local) => local.read(key.path(), range).await,
+            Backend::S3(s3) => s3.read(key.path(), range).await,
+        }
+    }
+
+    pub async fn head(&self, key: &ObjectKey) -> Result<Option<Found>> {
+        match &self.backend {
+            Backend::Local(local) => local.head(key.path()).await,
+            Backend::S3(s3) => s3.head(key.path()).await,
+        }
+    }
+
+    /// Removes all that exists for `key`: temporary names (first, so that a paused writer's rename
+    /// fails), open multipart uploads for exactly this key, and the key. True when there was anything.
+    pub async fn erase(&self, key: &ObjectKey) -> Result<bool> {
+        match &self.backend {
+            Backend::Local(local) => local.erase(&self.root, key).await,
+            Backend::S3(s3) => s3.erase(key.path()).await,
+        }
+    }
+
+    /// Everything below our root, the marker too, in no promised order, with constant memory.
+    pub fn list(&self) -> BoxStream<'static, Result<Listed>> {
+        match &self.backend {
+            Backend::Local(local) => local.list(&self.root),
+            Backend::S3(s3) => s3.list(self.root.listing_prefix()),
+        }
+    }
+
+    /// A URL that lets its holder GET the key from the store itself for `ttl`, with the given
+    /// response headers; None where the store can't be reached by URL.
+    pub async fn presign_get(
+        &self,
+        key: &ObjectKey,
+        ttl: Duration,
+        content_type: &str,
+        content_disposition: &str,
+    ) -> Result<Option<String>> {
+        match &self.backend {
+            Backend::Local(_) => Ok(None),
+            Backend::S3(s3) => s3
+                .presign_get(key.path(), ttl, content_type, content_disposition)
+                .await
+                .map(Some),
+        }
+    }
+
+    pub async fn marker_get(&self) -> Result<Option<Bytes>> {
+        let path = self.root.marker();
+        match &self.backend {
+            Backend::Local(local) => local.marker_get(&path).await,
+            Backend::S3(s3) => s3.marker_get(&path).await,
+        }
+    }
+
+    /// Writes the marker unless there is one already; false when there was.
+    pub async fn marker_create(&self, content: Bytes) -> Result<bool> {
+        let path = self.root.marker();
+        match &self.backend {
+            Backend::Local(local) => local.marker_create(&path, content).await,
+            Backend::S3(s3) => s3.marker_create(&path, content).await,
+        }
+    }
+}
+
+impl Writer {
+    /// Takes the next bytes, and answers when it can take more: what it holds is bounded.
+    pub async fn write(&mut self, chunks: Vec<Bytes>) -> Result<()> {
+        match self {
+            Self::Local(writer) => writer.write(chunks).await,
+            Self::S3(writer) => writer.write(chunks).await,
+        }
+    }
+
+    /// Makes the object durable and visible at its key.
+    pub async fn finish(&mut self) -> Result<()> {
+        match self {
+            Self::Local(writer) => writer.finish().await,
+            Self::S3(writer) => writer.finish().await,
+        }
+    }
+
+    /// Gives up, and removes what was written as far as that can be done at once.
+    pub async fn abort(&mut self) {
+        match self {
+            Self::Local(writer) => writer.abort().await,
+            Self::S3(writer) => writer.abort().await,
+        }
+    }
+
+    /// Whether every call that this writer made has ended with an answer that is known: if not, bytes may still arrive.
+    pub fn settled(&self) -> bool {
+        match self {
+            Self::Local(writer) => writer.settled(),
+            Self::S3(writer) => writer.settled(),
+        }
+    }
+}
