@@ -13,6 +13,7 @@ use futures::stream::BoxStream;
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Result};
+use crate::id::ObjectId;
 
 pub mod keys;
 mod local;
@@ -167,9 +168,10 @@ impl Objects {
 
     /// Removes all that exists for `key`: temporary names (first, so that a paused writer's rename
     /// fails), open multipart uploads for exactly this key, and the key. True when there was anything.
-    pub async fn erase(&self, key: &ObjectKey) -> Result<bool> {
+    /// `last_epoch` is the highest epoch that a writer of this key can have had.
+    pub async fn erase(&self, key: &ObjectKey, last_epoch: i64) -> Result<bool> {
         match &self.backend {
-            Backend::Local(local) => local.erase(&self.root, key).await,
+            Backend::Local(local) => local.erase(&self.root, key, last_epoch).await,
             Backend::S3(s3) => s3.erase(key.path()).await,
         }
     }
@@ -208,12 +210,12 @@ impl Objects {
         }
     }
 
-    /// Writes the marker unless there is one already; false when there was.
-    pub async fn marker_create(&self, content: Bytes) -> Result<bool> {
-        let path = self.root.marker();
+    /// Writes the marker unless there is one already; false when there was. `aside` is a fresh id,
+    /// for the name under which the local store writes it first.
+    pub async fn marker_create(&self, aside: ObjectId, content: Bytes) -> Result<bool> {
         match &self.backend {
-            Backend::Local(local) => local.marker_create(&path, content).await,
-            Backend::S3(s3) => s3.marker_create(&path, content).await,
+            Backend::Local(local) => local.marker_create(&self.root, aside, content).await,
+            Backend::S3(s3) => s3.marker_create(&self.root.marker(), content).await,
         }
     }
 }

@@ -1,0 +1,400 @@
+//! Objects in a local directory.
+//!
+//! Our own, because what is not at its key yet must be listable: bytes on their way lie in
+//! `tmp/`, reach their key by rename, and a crash in between leaves a name that the reaper and
+//! `box fsck` can see. With `fsync`, an answer means that a power cut can't take it back.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{ErrorKind, IoSlice, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use rustix::buffer::spare_capacity;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, Kind, Result};
+use crate::id::ObjectId;
+
+use super::keys::{ObjectKey, Root};
+use super::{ByteStream, CALL_TIMEOUT, Found, Lease, Listed};
+
+/// The bytes read in one hop to the blocking pool: the first read is small, so that a small
+/// file costs little, then they double. Two of the largest are all that a download holds.
+const FIRST_READ: u64 = 64 * 1024;
+const LARGEST_READ: u64 = 512 * 1024;
+
+#[derive(Clone)]
+pub(super) struct Local {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    directory: PathBuf,
+    fsync: bool,
+    /// Directories that exist and whose entries are durable. Nobody else removes directories here.
+    made: Mutex<HashSet<PathBuf>>,
+}
+
+impl Local {
+    pub(super) fn open(directory: &Path, root: &Root, fsync: bool) -> Result<Self> {
+        let local = Self {
+            inner: Arc::new(Inner {
+                directory: directory.to_owned(),
+                fsync,
+                made: Mutex::new(HashSet::new()),
+            }),
+        };
+        local
+            .inner
+            .make_directory(&local.path(&root.tmp_dir()))
+            .map_err(Error::unavailable)?;
+        Ok(local)
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.inner.directory.join(path)
+    }
+
+    pub(super) fn write(&self, root: &Root, key: &ObjectKey, epoch: i64, lease: Lease) -> Writer {
+        Writer {
+            store: self.inner.clone(),
+            temporary: self.path(&root.temporary(key.id(), epoch)),
+            destination: self.path(key.path()),
+            lease,
+            file: None,
+            running: false,
+        }
+    }
+
+    pub(super) async fn read(&self, path: &str, range: Range<u64>) -> Result<ByteStream> {
+        let path = self.path(path);
+        let first_end = range.end.min(range.start.saturating_add(FIRST_READ));
+        let first = range.start..first_end;
+        let (file, bytes) = blocking(move || {
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return Err(Error::not_found());
+                }
+                Err(error) => return Err(Error::unavailable(error)),
+            };
+            let bytes = read_exactly(&file, first)?;
+            Ok((Arc::new(file), bytes))
+        })
+        .await?;
+        if first_end == range.end {
+            return Ok(futures::stream::iter([Ok(bytes)]).boxed());
+        }
+        Ok(read_ahead(file, bytes, first_end..range.end).boxed())
+    }
+
+    pub(super) async fn head(&self, path: &str) -> Result<Option<Found>> {
+        let path = self.path(path);
+        blocking(move || match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => Ok(Some(Found { size: metadata.len() })),
+            Ok(_) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(Error::unavailable(error)),
+        })
+        .await
+    }
+
+    pub(super) async fn erase(&self, root: &Root, key: &ObjectKey, last_epoch: i64) -> Result<bool> {
+        let temporaries: Vec<PathBuf> = (1..=last_epoch)
+            .map(|epoch| self.path(&root.temporary(key.id(), epoch)))
+            .collect();
+        let destination = self.path(key.path());
+        let store = self.inner.clone();
+        blocking(move || {
+            let mut found = false;
+            // The temporary names go first: a writer that wakes up late then has nothing to rename.
+            for path in &temporaries {
+                found |= store.unlink(path)?;
+            }
+            found |= store.unlink(&destination)?;
+            Ok(found)
+        })
+        .await
+    }
+
+    pub(super) fn list(&self, root: &Root) -> BoxStream<'static, Result<Listed>> {
+        let directory = self.inner.directory.clone();
+        let top = self.path(root.listing_prefix().trim_end_matches('/'));
+        let (send, mut receive) = tokio::sync::mpsc::channel(256);
+        tokio::task::spawn_blocking(move || {
+            let mut pending = vec![top];
+            while let Some(next) = pending.pop() {
+                if let Err(error) = list_directory(&directory, &next, &mut pending, &send) {
+                    // A directory that went away meanwhile has nothing to list.
+                    if !is_absent(&error) && send.blocking_send(Err(Error::unavailable(error))).is_err() {
+                        return;
+                    }
+                }
+                if send.is_closed() {
+                    return;
+                }
+            }
+        });
+        futures::stream::poll_fn(move |context| receive.poll_recv(context)).boxed()
+    }
+
+    pub(super) async fn marker_get(&self, path: &str) -> Result<Option<Bytes>> {
+        let path = self.path(path);
+        blocking(move || match fs::read(&path) {
+            Ok(content) => Ok(Some(Bytes::from(content))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(Error::unavailable(error)),
+        })
+        .await
+    }
+
+    /// Whole or not at all: written aside, then linked to its name, which fails when that is taken.
+    pub(super) async fn marker_create(&self, root: &Root, aside: ObjectId, content: Bytes) -> Result<bool> {
+        let aside = self.path(&root.temporary(aside, 0));
+        let path = self.path(&root.marker());
+        let store = self.inner.clone();
+        blocking(move || {
+            let create = || -> std::io::Result<bool> {
+                let mut file = File::create(&aside)?;
+                file.write_all(&content)?;
+                file.sync_all()?;
+                let created = match fs::hard_link(&aside, &path) {
+                    Ok(()) => true,
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+                    Err(error) => return Err(error),
+                };
+                fs::remove_file(&aside)?;
+                store.sync_parent(&path)?;
+                Ok(created)
+            };
+            create().map_err(Error::unavailable)
+        })
+        .await
+    }
+}
+
+impl Inner {
+    /// Makes a directory and those above it, each durable in its parent before it is used.
+    fn make_directory(&self, directory: &Path) -> std::io::Result<()> {
+        if self.made.lock().unwrap_or_else(PoisonError::into_inner).contains(directory) {
+            return Ok(());
+        }
+        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            // The directory above our own is the operator's: `create_dir_all` makes what is missing of it.
+            if directory.starts_with(&self.directory) && directory != self.directory {
+                self.make_directory(parent)?;
+            } else {
+                fs::create_dir_all(parent)?;
+            }
+        }
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        self.sync_parent(directory)?;
+        self.made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(directory.to_owned());
+        Ok(())
+    }
+
+    /// Makes the names in the directory of `path` durable.
+    fn sync_parent(&self, path: &Path) -> std::io::Result<()> {
+        match path.parent().filter(|_| self.fsync) {
+            Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+            _ => Ok(()),
+        }
+    }
+
+    /// True when there was something to remove. Durable, for the row that vouches for it goes next.
+    fn unlink(&self, path: &Path) -> Result<bool> {
+        match fs::remove_file(path) {
+            Ok(()) => {
+                self.sync_parent(path).map_err(Error::unavailable)?;
+                Ok(true)
+            }
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(Error::unavailable(error)),
+        }
+    }
+}
+
+pub(super) struct Writer {
+    store: Arc<Inner>,
+    temporary: PathBuf,
+    destination: PathBuf,
+    lease: Lease,
+    file: Option<Arc<File>>,
+    /// A call is under way, or was when the future that made it was dropped.
+    running: bool,
+}
+
+impl Writer {
+    pub(super) async fn write(&mut self, chunks: Vec<Bytes>) -> Result<()> {
+        let file = self.file.take();
+        let temporary = self.temporary.clone();
+        self.running = true;
+        let written = blocking(move || {
+            let file = open_once(file, &temporary)?;
+            write_all(&file, &chunks).map_err(storage_error)?;
+            Ok(file)
+        })
+        .await;
+        self.running = false;
+        self.file = Some(written?);
+        Ok(())
+    }
+
+    pub(super) async fn finish(&mut self) -> Result<()> {
+        let file = self.file.take();
+        let temporary = self.temporary.clone();
+        let destination = self.destination.clone();
+        let store = self.store.clone();
+        let lease = self.lease.clone();
+        self.running = true;
+        let finished = blocking(move || {
+            let file = open_once(file, &temporary)?;
+            if store.fsync {
+                file.sync_all().map_err(storage_error)?;
+            }
+            if let Some(parent) = destination.parent() {
+                store.make_directory(parent).map_err(storage_error)?;
+            }
+            // Asked here, not before the flush: a flush may take longer than a lease.
+            lease.outlasts(CALL_TIMEOUT)?;
+            fs::rename(&temporary, &destination).map_err(storage_error)?;
+            store.sync_parent(&destination).map_err(storage_error)
+        })
+        .await;
+        self.running = false;
+        finished
+    }
+
+    pub(super) async fn abort(&mut self) {
+        self.file = None;
+        let temporary = self.temporary.clone();
+        let store = self.store.clone();
+        // What fails here is left to the reaper.
+        let _ = blocking(move || store.unlink(&temporary)).await;
+    }
+
+    pub(super) fn settled(&self) -> bool {
+        !self.running
+    }
+}
+
+fn open_once(file: Option<Arc<File>>, temporary: &Path) -> Result<Arc<File>> {
+    match file {
+        Some(file) => Ok(file),
+        // A name holds the object's id and the writer's epoch: nobody else's bytes can be there.
+        None => File::create_new(temporary).map(Arc::new).map_err(storage_error),
+    }
+}
+
+fn write_all(mut file: &File, chunks: &[Bytes]) -> std::io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+    let mut rest = slices.as_mut_slice();
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The rest of a file, one read ahead of the reader.
+fn read_ahead(file: Arc<File>, first: Bytes, rest: Range<u64>) -> impl futures::Stream<Item = Result<Bytes>> {
+    async_stream::try_stream! {
+        let mut at = rest.start;
+        let mut length = FIRST_READ;
+        let mut ready = first;
+        while at < rest.end {
+            length = (length * 2).min(LARGEST_READ);
+            let next = at..rest.end.min(at + length);
+            at = next.end;
+            let file = file.clone();
+            let reading = tokio::task::spawn_blocking(move || read_exactly(&file, next));
+            yield ready;
+            ready = reading.await.map_err(Error::internal)??;
+        }
+        yield ready;
+    }
+}
+
+fn read_exactly(file: &File, range: Range<u64>) -> Result<Bytes> {
+    let length = usize::try_from(range.end - range.start).map_err(Error::internal)?;
+    let mut buffer = Vec::with_capacity(length);
+    while buffer.len() < length {
+        let at = range.start + buffer.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut buffer), at) {
+            Ok(0) => return Err(Error::unavailable("an object is shorter than its row says")),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::unavailable(error)),
+        }
+    }
+    // The allocator may have given more room than was asked for, and the read fills all of it.
+    buffer.truncate(length);
+    Ok(Bytes::from(buffer))
+}
+
+fn list_directory(
+    base: &Path,
+    directory: &Path,
+    pending: &mut Vec<PathBuf>,
+    send: &tokio::sync::mpsc::Sender<Result<Listed>>,
+) -> std::io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) if is_absent(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        let path = entry.path();
+        if metadata.is_dir() {
+            pending.push(path);
+            continue;
+        }
+        let relative = path.strip_prefix(base).unwrap_or(&path);
+        let listed = Listed {
+            path: relative.to_string_lossy().into_owned(),
+            size: metadata.len(),
+            modified: metadata
+                .modified()
+                .map_or(Timestamp::from_micros(0), |modified| Timestamp::from_datetime(modified.into())),
+            multipart: false,
+        };
+        if send.blocking_send(Ok(listed)).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// A full disk is told apart: the operator must act on it, and the caller may come back later.
+fn storage_error(error: std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::new(Kind::Unavailable, "The store is full.").because(error)
+        }
+        _ => Error::unavailable(error),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+}
