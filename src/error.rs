@@ -106,14 +106,18 @@ impl Error {
         &self.0.invalid
     }
 
+    pub fn cause(&self) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
+        self.0.cause.as_deref()
+    }
+
     /// The whole story for the log: the detail and every cause below it.
     pub fn story(&self) -> String {
         let mut story = self.0.detail.to_string();
         for part in &self.0.invalid {
             story.push_str(&format!(" [{}: {}]", part.pointer, part.detail));
         }
-        let mut cause: Option<&dyn std::error::Error> = match &self.0.cause {
-            Some(cause) => Some(cause.as_ref()),
+        let mut cause: Option<&dyn std::error::Error> = match self.cause() {
+            Some(cause) => Some(cause),
             None => None,
         };
         while let Some(error) = cause {

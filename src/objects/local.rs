@@ -239,9 +239,10 @@ impl Writer {
     pub(super) async fn write(&mut self, chunks: Vec<Bytes>) -> Result<()> {
         let file = self.file.take();
         let temporary = self.temporary.clone();
+        let lease = self.lease.clone();
         self.running = true;
         let written = blocking(move || {
-            let file = open_once(file, &temporary)?;
+            let file = open_once(file, &temporary, &lease)?;
             write_all(&file, &chunks).map_err(storage_error)?;
             Ok(file)
         })
@@ -259,7 +260,7 @@ impl Writer {
         let lease = self.lease.clone();
         self.running = true;
         let finished = blocking(move || {
-            let file = open_once(file, &temporary)?;
+            let file = open_once(file, &temporary, &lease)?;
             if store.fsync {
                 file.sync_all().map_err(storage_error)?;
             }
@@ -289,12 +290,13 @@ impl Writer {
     }
 }
 
-fn open_once(file: Option<Arc<File>>, temporary: &Path) -> Result<Arc<File>> {
-    match file {
-        Some(file) => Ok(file),
-        // A name holds the object's id and the writer's epoch: nobody else's bytes can be there.
-        None => File::create_new(temporary).map(Arc::new).map_err(storage_error),
+fn open_once(file: Option<Arc<File>>, temporary: &Path, lease: &Lease) -> Result<Arc<File>> {
+    if let Some(file) = file {
+        return Ok(file);
     }
+    lease.outlasts(CALL_TIMEOUT)?;
+    // A name holds the object's id and the writer's epoch: nobody else's bytes can be there.
+    File::create_new(temporary).map(Arc::new).map_err(storage_error)
 }
 
 fn write_all(mut file: &File, chunks: &[Bytes]) -> std::io::Result<()> {

@@ -1,0 +1,82 @@
+//! What differs between the two databases.
+
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::{Decode, Encode, Postgres, Sqlite, Type};
+use time::OffsetDateTime;
+
+use crate::clock::Timestamp;
+
+/// `timestamptz` on PostgreSQL; on SQLite an integer of microseconds, which sorts as time does
+/// (the text that sqlx would write does not).
+impl Type<Postgres> for Timestamp {
+    fn type_info() -> sqlx::postgres::PgTypeInfo {
+        <OffsetDateTime as Type<Postgres>>::type_info()
+    }
+}
+
+impl Encode<'_, Postgres> for Timestamp {
+    fn encode_by_ref(&self, buf: &mut sqlx::postgres::PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        <OffsetDateTime as Encode<Postgres>>::encode(self.to_datetime(), buf)
+    }
+}
+
+impl Decode<'_, Postgres> for Timestamp {
+    fn decode(value: sqlx::postgres::PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        <OffsetDateTime as Decode<Postgres>>::decode(value).map(Self::from_datetime)
+    }
+}
+
+impl Type<Sqlite> for Timestamp {
+    fn type_info() -> sqlx::sqlite::SqliteTypeInfo {
+        <i64 as Type<Sqlite>>::type_info()
+    }
+
+    fn compatible(ty: &sqlx::sqlite::SqliteTypeInfo) -> bool {
+        <i64 as Type<Sqlite>>::compatible(ty)
+    }
+}
+
+impl<'q> Encode<'q, Sqlite> for Timestamp {
+    fn encode_by_ref(&self, buf: &mut sqlx::sqlite::SqliteArgumentsBuffer) -> Result<IsNull, BoxDynError> {
+        <i64 as Encode<'q, Sqlite>>::encode(self.as_micros(), buf)
+    }
+}
+
+impl Decode<'_, Sqlite> for Timestamp {
+    fn decode(value: sqlx::sqlite::SqliteValueRef<'_>) -> Result<Self, BoxDynError> {
+        <i64 as Decode<Sqlite>>::decode(value).map(Self::from_micros)
+    }
+}
+
+/// Whether an error code says that the database is away, full or overloaded, rather than that a
+/// statement is wrong.
+///
+/// PostgreSQL (appendix A of its manual): classes 08 connection, 53 resources, 57 operator
+/// intervention (statement time-out too), 58 system, lock_not_available, read-only after a
+/// failover; 40001 and 40P01 are left once every attempt has given way.
+/// SQLite's primary result codes: BUSY 5, LOCKED 6, NOMEM 7, READONLY 8, IOERR 10, FULL 13,
+/// CANTOPEN 14, PROTOCOL 15; an extended code holds its primary one in the low byte.
+pub(super) fn is_away(code: &str) -> bool {
+    if code.len() == 5 {
+        return ["08", "53", "57", "58"].contains(&&code[..2])
+            || ["40001", "40P01", "55P03", "25006"].contains(&code);
+    }
+    code.parse::<u32>()
+        .is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 7 | 8 | 10 | 13 | 14 | 15))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_away;
+
+    #[test]
+    fn an_error_code_tells_away_from_wrong() {
+        for away in ["57014", "08006", "53300", "5", "261", "13", "3338"] {
+            assert!(is_away(away), "{away}");
+        }
+        for wrong in ["23505", "42P01", "19", "2067", "1"] {
+            assert!(!is_away(wrong), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The `objects` table: the rows that vouch for keys.
+//!
+//! `writing` → `live` → `dead` → gone. Each method is one step, guarded by the state it starts
+//! from, so that two who try the same step can't both succeed. What the steps mean stands in
+//! `domain::objects`.
+
+use sqlx::FromRow;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::id::{ObjectId, Tenant};
+
+use super::Conn;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Writing,
+    Live,
+    Dead,
+}
+
+/// A row, as `box fsck` and the reaper see it.
+#[derive(Clone, Debug)]
+pub struct Object {
+    pub id: ObjectId,
+    pub tenant: Tenant,
+    pub state: State,
+    pub epoch: i64,
+    pub refs: i64,
+    /// In bytes; None until the object is live.
+    pub size: Option<u64>,
+    pub sha256: Option<[u8; 32]>,
+    pub lease_until: Option<Timestamp>,
+    pub delete_at: Option<Timestamp>,
+    pub forget_at: Option<Timestamp>,
+}
+
+/// The row of a key that is about to be written.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    pub id: ObjectId,
+    pub tenant: Tenant,
+    pub lease_until: Timestamp,
+    pub quiet_at: Timestamp,
+    pub now: Timestamp,
+}
+
+#[derive(FromRow)]
+struct Row {
+    id: ObjectId,
+    tenant: Tenant,
+    state: String,
+    epoch: i64,
+    refs: i64,
+    size: Option<i64>,
+    sha256: Option<Vec<u8>>,
+    lease_until: Option<Timestamp>,
+    delete_at: Option<Timestamp>,
+    forget_at: Option<Timestamp>,
+}
+
+/// The first epoch: a row's only one until uploads can be taken over by another writer.
+pub const FIRST_EPOCH: i64 = 1;
+
+macro_rules! columns {
+    () => {
+        "id, tenant, state, epoch, refs, size, sha256, lease_until, delete_at, forget_at"
+    };
+}
+
+impl Conn<'_> {
+    pub async fn object_intend(&mut self, intent: &Intent) -> Result<()> {
+        on!(self, |c| {
+            sqlx::query(
+                "INSERT INTO objects (id, tenant, state, epoch, refs, lease_until, quiet_at, created_at)
+                 VALUES ($1, $2, 'writing', $3, 0, $4, $5, $6)",
+            )
+            .bind(intent.id)
+            .bind(&intent.tenant)
+            .bind(FIRST_EPOCH)
+            .bind(intent.lease_until)
+            .bind(intent.quiet_at)
+            .bind(intent.now)
+            .execute(c)
+            .await?;
+        });
+        Ok(())
+    }
+
+    /// Moves a lease that still runs forward. False when it ran out or the object is not being written.
+    pub async fn object_renew(
+        &mut self,
+        id: ObjectId,
+        epoch: i64,
+        now: Timestamp,
+        lease_until: Timestamp,
+        quiet_at: Timestamp,
+    ) -> Result<bool> {
+        let renewed = on!(self, |c| {
+            sqlx::query(
+                "UPDATE objects SET lease_until = $4, quiet_at = $5
+                 WHERE id = $1 AND state = 'writing' AND epoch = $2 AND lease_until > $3",
+            )
+            .bind(id)
+            .bind(epoch)
+            .bind(now)
+            .bind(lease_until)
+            .bind(quiet_at)
+            .execute(c)
+            .await?
+            .rows_affected()
+        });
+        Ok(renewed == 1)
+    }
+
+    /// Makes a written object live, with one reference. False when its writer's lease ran out.
+    pub async fn object_publish(
+        &mut self,
+        id: ObjectId,
+        epoch: i64,
+        now: Timestamp,
+        size: u64,
+        sha256: &[u8; 32],
+    ) -> Result<bool> {
+        let published = on!(self, |c| {
+            sqlx::query(
+                "UPDATE objects SET state = 'live', refs = 1, size = $4, sha256 = $5, lease_until = NULL, quiet_at = $3
+                 WHERE id = $1 AND state = 'writing' AND epoch = $2 AND lease_until > $3",
+            )
+            .bind(id)
+            .bind(epoch)
+            .bind(now)
+            .bind(signed(size)?)
+            .bind(&sha256[..])
+            .execute(c)
+            .await?
+            .rows_affected()
+        });
+        Ok(published == 1)
+    }
+
+    /// Gives a writing object up. `settled`: every call to the store has ended, so that nothing can
+    /// arrive at the key any more. False when it is not being written any more.
+    pub async fn object_abandon(&mut self, id: ObjectId, epoch: i64, now: Timestamp, settled: bool) -> Result<bool> {
+        let abandoned = on!(self, |c| {
+            let sql = if settled {
+                "UPDATE objects SET state = 'dead', lease_until = NULL, delete_at = $3, forget_at = $3, quiet_at = $3
+                 WHERE id = $1 AND state = 'writing' AND epoch = $2"
+            } else {
+                "UPDATE objects SET state = 'dead', lease_until = NULL, delete_at = $3, forget_at = quiet_at
+                 WHERE id = $1 AND state = 'writing' AND epoch = $2"
+            };
+            sqlx::query(sql).bind(id).bind(epoch).bind(now).execute(c).await?.rows_affected()
+        });
+        Ok(abandoned == 1)
+    }
+
+    /// Drops one reference; the last one makes the object dead, to be deleted from `delete_at` on.
+    pub async fn object_release(&mut self, id: ObjectId, delete_at: Timestamp) -> Result<()> {
+        let released = on!(self, |c| {
+            sqlx::query(
+                "UPDATE objects SET
+                    refs = refs - 1,
+                    state = CASE WHEN refs = 1 THEN 'dead' ELSE 'live' END,
+                    delete_at = CASE WHEN refs = 1 THEN $2 END,
+                    forget_at = CASE WHEN refs > 1 THEN NULL WHEN quiet_at > $2 THEN quiet_at ELSE $2 END
+                 WHERE id = $1 AND state = 'live'",
+            )
+            .bind(id)
+            .bind(delete_at)
+            .execute(c)
+            .await?
+            .rows_affected()
+        });
+        if released == 1 {
+            Ok(())
+        } else {
+            Err(Error::internal(format!("object {id} has no reference to drop")))
+        }
+    }
+
+    pub async fn object_get(&mut self, id: ObjectId) -> Result<Option<Object>> {
+        let row: Option<Row> = on!(self, |c| {
+            sqlx::query_as(concat!("SELECT ", columns!(), " FROM objects WHERE id = $1"))
+                .bind(id)
+                .fetch_optional(c)
+                .await?
+        });
+        row.map(Object::try_from).transpose()
+    }
+
+    /// The rows behind `after` in id order.
+    pub async fn object_page(&mut self, after: Option<ObjectId>, limit: u32) -> Result<Vec<Object>> {
+        let after = after.unwrap_or(ObjectId::from_uuid(uuid::Uuid::nil()));
+        let rows: Vec<Row> = on!(self, |c| {
+            sqlx::query_as(concat!("SELECT ", columns!(), " FROM objects WHERE id > $1 ORDER BY id LIMIT $2"))
+                .bind(after)
+                .bind(i64::from(limit))
+                .fetch_all(c)
+                .await?
+        });
+        rows.into_iter().map(Object::try_from).collect()
+    }
+
+    /// Makes up to `limit` writing objects whose lease ran out dead; how many.
+    pub async fn object_expire_leases(&mut self, now: Timestamp, limit: u32) -> Result<u64> {
+        Ok(on!(self, |c| {
+            sqlx::query(
+                "UPDATE objects SET state = 'dead', lease_until = NULL, delete_at = $1, forget_at = quiet_at
+                 WHERE state = 'writing' AND id IN (
+                    SELECT id FROM objects WHERE state = 'writing' AND lease_until <= $1 ORDER BY lease_until LIMIT $2)
+                 AND lease_until <= $1",
+            )
+            .bind(now)
+            .bind(i64::from(limit))
+            .execute(c)
+            .await?
+            .rows_affected()
+        }))
+    }
+
+    /// Takes up to `limit` dead objects that are due, and puts the next look at them off until
+    /// `again_at`: another replica leaves them alone meanwhile, and a crash loses nothing.
+    pub async fn object_claim_dead(&mut self, now: Timestamp, again_at: Timestamp, limit: u32) -> Result<Vec<Object>> {
+        let rows: Vec<Row> = on!(self, |c| {
+            sqlx::query_as(concat!(
+                "UPDATE objects SET delete_at = $2
+                 WHERE state = 'dead' AND delete_at <= $1 AND id IN (
+                    SELECT id FROM objects WHERE state = 'dead' AND delete_at <= $1 ORDER BY delete_at LIMIT $3)
+                 RETURNING ",
+                columns!()
+            ))
+            .bind(now)
+            .bind(again_at)
+            .bind(i64::from(limit))
+            .fetch_all(c)
+            .await?
+        });
+        rows.into_iter().map(Object::try_from).collect()
+    }
+
+    /// When to look at a dead object again.
+    pub async fn object_delete_at(&mut self, id: ObjectId, delete_at: Timestamp) -> Result<()> {
+        on!(self, |c| {
+            sqlx::query("UPDATE objects SET delete_at = $2 WHERE id = $1 AND state = 'dead'")
+                .bind(id)
+                .bind(delete_at)
+                .execute(c)
+                .await?;
+        });
+        Ok(())
+    }
+
+    /// Removes the row of a dead object, which has no key any more and can get none.
+    pub async fn object_forget(&mut self, id: ObjectId, now: Timestamp) -> Result<bool> {
+        Ok(on!(self, |c| {
+            sqlx::query("DELETE FROM objects WHERE id = $1 AND state = 'dead' AND forget_at <= $2")
+                .bind(id)
+                .bind(now)
+                .execute(c)
+                .await?
+                .rows_affected()
+        }) == 1)
+    }
+
+    /// Vouches for a key that was found without a row: dead, to be deleted from `delete_at` on.
+    /// False when there is a row by now.
+    pub async fn object_quarantine(
+        &mut self,
+        id: ObjectId,
+        tenant: &Tenant,
+        now: Timestamp,
+        delete_at: Timestamp,
+    ) -> Result<bool> {
+        Ok(on!(self, |c| {
+            sqlx::query(
+                "INSERT INTO objects (id, tenant, state, epoch, refs, quiet_at, delete_at, forget_at, created_at)
+                 VALUES ($1, $2, 'dead', $3, 0, $5, $5, $5, $4) ON CONFLICT (id) DO NOTHING",
+            )
+            .bind(id)
+            .bind(tenant)
+            .bind(FIRST_EPOCH)
+            .bind(now)
+            .bind(delete_at)
+            .execute(c)
+            .await?
+            .rows_affected()
+        }) == 1)
+    }
+
+    /// How many files refer to the object, by counting them.
+    pub async fn object_count_refs(&mut self, id: ObjectId) -> Result<i64> {
+        Ok(on!(self, |c| {
+            sqlx::query_scalar("SELECT COUNT(*) FROM files WHERE object_id = $1")
+                .bind(id)
+                .fetch_one(c)
+                .await?
+        }))
+    }
+
+    /// Corrects the references of a live object from `from` to `to`; none left makes it dead.
+    pub async fn object_mend_refs(&mut self, id: ObjectId, from: i64, to: i64, delete_at: Timestamp) -> Result<bool> {
+        Ok(on!(self, |c| {
+            let sql = if to > 0 {
+                "UPDATE objects SET refs = $3 WHERE id = $1 AND state = 'live' AND refs = $2 AND $4 = $4"
+            } else {
+                "UPDATE objects SET state = 'dead', refs = $3, delete_at = $4,
+                        forget_at = CASE WHEN quiet_at > $4 THEN quiet_at ELSE $4 END
+                 WHERE id = $1 AND state = 'live' AND refs = $2"
+            };
+            sqlx::query(sql)
+                .bind(id)
+                .bind(from)
+                .bind(to)
+                .bind(delete_at)
+                .execute(c)
+                .await?
+                .rows_affected()
+        }) == 1)
+    }
+}
+
+impl TryFrom<Row> for Object {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self> {
+        let state = match row.state.as_str() {
+            "writing" => State::Writing,
+            "live" => State::Live,
+            "dead" => State::Dead,
+            other => return Err(Error::internal(format!("an object's state is {other:?}"))),
+        };
+        Ok(Self {
+            id: row.id,
+            tenant: row.tenant,
+            state,
+            epoch: row.epoch,
+            refs: row.refs,
+            size: row.size.map(unsigned).transpose()?,
+            sha256: row.sha256.map(digest).transpose()?,
+            lease_until: row.lease_until,
+            delete_at: row.delete_at,
+            forget_at: row.forget_at,
+        })
+    }
+}
+
+/// Sizes are 64-bit signed in both databases.
+pub(super) fn signed(size: u64) -> Result<i64> {
+    i64::try_from(size).map_err(Error::internal)
+}
+
+pub(super) fn unsigned(size: i64) -> Result<u64> {
+    u64::try_from(size).map_err(Error::internal)
+}
+
+pub(super) fn digest(bytes: Vec<u8>) -> Result<[u8; 32]> {
+    bytes
+        .try_into()
+        .map_err(|bytes: Vec<u8>| Error::internal(format!("a SHA-256 of {} bytes", bytes.len())))
+}
