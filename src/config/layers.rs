@@ -1,0 +1,314 @@
+//! Where values come from, and which one wins: defaults, the file, its table for the
+//! environment in force, variables, flags.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::error::Kind;
+use figment::providers::{Format, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+
+use super::{Config, ConfigError, Environment, show};
+
+const PREFIX: &str = "BOX_";
+const FILE_VARIABLE: &str = "BOX_CONFIG";
+const OVERLAYS: &str = "environments";
+
+/// Everything outside the program that a configuration is made from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `--config`; else `BOX_CONFIG` names the file; with neither there is none.
+    pub file: Option<PathBuf>,
+    /// The environment's variables; those that don't start with `BOX_` are passed over.
+    pub variables: Vec<(OsString, OsString)>,
+    pub overrides: Overrides,
+}
+
+/// What the command line sets. It wins over everything else.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--environment`
+    pub environment: Option<String>,
+    /// `--listen`
+    pub listen: Option<SocketAddr>,
+    /// `--data-dir`
+    pub data_dir: Option<PathBuf>,
+}
+
+impl Sources {
+    /// The variables of this process, with what the command line said.
+    pub fn of_process(file: Option<PathBuf>, overrides: Overrides) -> Self {
+        Self::new(file, std::env::vars_os(), overrides)
+    }
+
+    pub fn new<K: Into<OsString>, V: Into<OsString>>(
+        file: Option<PathBuf>,
+        variables: impl IntoIterator<Item = (K, V)>,
+        overrides: Overrides,
+    ) -> Self {
+        Self {
+            file,
+            variables: variables
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+            overrides,
+        }
+    }
+
+    fn file(&self) -> Option<PathBuf> {
+        self.file.clone().or_else(|| {
+            self.variables
+                .iter()
+                .find(|(name, value)| name == FILE_VARIABLE && !value.is_empty())
+                .map(|(_, value)| value.into())
+        })
+    }
+}
+
+/// All layers that count, with their provenance, and what they amount to.
+pub(super) fn read(sources: &Sources) -> Result<(Figment, Config), ConfigError> {
+    let keys = show::keys();
+    let (file, overlays) = match sources.file() {
+        Some(path) => read_file(&path)?,
+        None => (None, Vec::new()),
+    };
+    let mut outer = Vec::new();
+    for (name, value) in &sources.variables {
+        outer.extend(variable(&keys, name, value)?);
+    }
+    outer.extend(flags(&sources.overrides)?);
+
+    // Each layer is a configuration of its own, all keys having defaults: so that what is wrong
+    // is found in the layer that says it, also where another one covers it, and in the tables of
+    // other environments before the day they are needed.
+    for layer in file.iter().chain(&overlays).chain(&outer) {
+        layer.check(&keys)?;
+    }
+
+    let environment = merge(file.iter().chain(&outer))?.1.environment;
+    let overlay = overlays
+        .iter()
+        .find(|overlay| overlay.environment.as_ref() == Some(&environment));
+    merge(file.iter().chain(overlay).chain(&outer))
+}
+
+fn merge<'a>(layers: impl Iterator<Item = &'a Layer>) -> Result<(Figment, Config), ConfigError> {
+    let figment = layers.fold(Figment::new(), |figment, layer| figment.merge(layer));
+    let config = figment
+        .extract()
+        .map_err(|error| refusal("configuration", error))?;
+    Ok((figment, config))
+}
+
+/// Values of one source.
+struct Layer {
+    /// As `config show` tells it.
+    source: String,
+    /// As an error tells it.
+    place: String,
+    /// The one that it is laid over the rest for; None where it always counts.
+    environment: Option<Environment>,
+    values: Dict,
+}
+
+impl Provider for &Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.source.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Profile::Default.collect(self.values.clone()))
+    }
+}
+
+impl Layer {
+    fn check(&self, keys: &[String]) -> Result<(), ConfigError> {
+        // A section would also be read from a list, its keys by position.
+        for (name, value) in &self.values {
+            let section = keys.iter().any(|key| {
+                key.split_once('.')
+                    .is_some_and(|(section, _)| section == name)
+            });
+            if section && !matches!(value, Value::Dict(..)) {
+                return Err(ConfigError::at(
+                    &self.place,
+                    name,
+                    "expected a table of keys",
+                ));
+            }
+        }
+        Figment::from(self)
+            .extract::<Config>()
+            .map(drop)
+            .map_err(|error| refusal(&self.place, error))
+    }
+}
+
+fn refusal(place: &str, error: figment::Error) -> ConfigError {
+    // What follows the key is the position in a list.
+    let is_key = |part: &&String| part.parse::<usize>().is_err();
+    let key = error
+        .path
+        .iter()
+        .take_while(is_key)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(".");
+    let problem = match error.kind {
+        Kind::UnknownField(_, known) => {
+            format!("unknown key; the keys here are {}", known.join(", "))
+        }
+        other => other.to_string(),
+    };
+    ConfigError::at(place, &key, problem)
+}
+
+fn read_file(path: &Path) -> Result<(Option<Layer>, Vec<Layer>), ConfigError> {
+    let place = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|problem| ConfigError::new(format!("{place}: can't be read: {problem}")))?;
+    // Not the error's own text, which quotes the line: it may hold a secret.
+    let mut values: Dict = Toml::from_str(&text).map_err(|error| {
+        let line = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .map_or(1, |before| before.matches('\n').count() + 1);
+        let message = error.message().replace('\n', ", ");
+        ConfigError::new(format!("{place}: line {line}: {message}"))
+    })?;
+
+    let mut overlays = Vec::new();
+    match values.remove(OVERLAYS) {
+        None => {}
+        Some(Value::Dict(_, tables)) => {
+            for (name, table) in tables {
+                overlays.push(overlay(&place, &name, table)?);
+            }
+        }
+        Some(_) => {
+            let problem = "expected tables such as [environments.production]";
+            return Err(ConfigError::at(&place, OVERLAYS, problem));
+        }
+    }
+    let file = Layer {
+        source: format!("file {place}"),
+        place,
+        environment: None,
+        values,
+    };
+    Ok((Some(file), overlays))
+}
+
+fn overlay(file: &str, name: &str, table: Value) -> Result<Layer, ConfigError> {
+    let place = format!("{file} [{OVERLAYS}.{name}]");
+    let environment = name
+        .parse()
+        .map_err(|problem| ConfigError::new(format!("{place}: {problem}")))?;
+    let Value::Dict(_, values) = table else {
+        return Err(ConfigError::new(format!(
+            "{place}: expected a table of keys"
+        )));
+    };
+    if values.contains_key("environment") {
+        return Err(ConfigError::at(
+            &place,
+            "environment",
+            "a table that counts in one environment can't name another",
+        ));
+    }
+    Ok(Layer {
+        source: format!("file {place}"),
+        place,
+        environment: Some(environment),
+        values,
+    })
+}
+
+fn variable(
+    keys: &[String],
+    name: &OsString,
+    value: &OsString,
+) -> Result<Option<Layer>, ConfigError> {
+    let name = name.to_string_lossy();
+    if !name.starts_with(PREFIX) || name == FILE_VARIABLE {
+        return Ok(None);
+    }
+    let Some(key) = keys.iter().find(|key| name == variable_of(key)) else {
+        return Err(ConfigError::new(unknown_variable(keys, &name)));
+    };
+    let Some(value) = value.to_str() else {
+        return Err(ConfigError::new(format!("{name}: expected UTF-8 text")));
+    };
+    // Always text: what looks like a number or a list may be a secret.
+    Ok(Some(Layer::of_one(key, value, name.into_owned())))
+}
+
+/// The variable of a key: `BOX_STORE__URL` for `store.url`.
+pub(super) fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
+}
+
+/// What the flag of a key is called, if it has one.
+pub(super) fn flag_of(key: &str) -> String {
+    format!("--{}", key.replace('_', "-"))
+}
+
+fn unknown_variable(keys: &[String], name: &str) -> String {
+    let alike = |text: &str| text.to_uppercase().replace("__", "_");
+    if let Some(key) = keys
+        .iter()
+        .find(|key| alike(&variable_of(key)) == alike(name))
+    {
+        return format!("{name}: unknown variable; {key} is {}", variable_of(key));
+    }
+    // A Service called `box` would otherwise stop every pod beside it without a hint.
+    let injected = name.contains("_SERVICE_HOST") || name.contains("_PORT");
+    let hint = if injected {
+        " (Kubernetes sets such variables for a Service whose name starts with box: set enableServiceLinks: false)"
+    } else {
+        ""
+    };
+    format!(
+        "{name}: unknown variable; section and key are separated by two underscores, as in BOX_STORE__URL{hint}"
+    )
+}
+
+fn flags(overrides: &Overrides) -> Result<Vec<Layer>, ConfigError> {
+    let mut layers = Vec::new();
+    if let Some(environment) = &overrides.environment {
+        layers.push(Layer::of_one(
+            "environment",
+            environment,
+            flag_of("environment"),
+        ));
+    }
+    if let Some(listen) = &overrides.listen {
+        layers.push(Layer::of_one(
+            "listen",
+            &listen.to_string(),
+            flag_of("listen"),
+        ));
+    }
+    if let Some(data_dir) = &overrides.data_dir {
+        let data_dir = data_dir
+            .to_str()
+            .ok_or_else(|| ConfigError::new("--data-dir: expected UTF-8 text"))?;
+        layers.push(Layer::of_one("data_dir", data_dir, flag_of("data_dir")));
+    }
+    Ok(layers)
+}
+
+impl Layer {
+    fn of_one(key: &str, text: &str, source: String) -> Self {
+        let nested = figment::util::nest(key, Value::from(text));
+        Self {
+            place: source.clone(),
+            source,
+            environment: None,
+            values: nested.into_dict().unwrap_or_default(),
+        }
+    }
+}
