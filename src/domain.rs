@@ -1,0 +1,65 @@
+//! The rules. What must hold stands here and in the modules below; who asks (HTTP, a worker,
+//! the command line) and where it is kept (metadata, objects) do not matter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::config::Limits;
+use crate::id::Tenant;
+use crate::metadata::Metadata;
+use crate::objects::Objects;
+
+mod content;
+pub mod deployment;
+pub mod files;
+pub mod fsck;
+pub mod reaper;
+
+/// What an operator decides.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub limits: Limits,
+    /// How long a writer may be silent before another may decide about its object.
+    pub lease: Duration,
+    /// How long a request that the store took may still have an effect.
+    pub request_horizon: Duration,
+    /// How long deleted files stay in the trash; zero: there is none.
+    pub trash_keep: Duration,
+    /// How long the bytes of a deleted file stay.
+    pub reaper_delay: Duration,
+}
+
+/// The domain, over one database and one store. Cheap to clone.
+#[derive(Clone)]
+pub struct Domain {
+    pub metadata: Metadata,
+    pub objects: Objects,
+    pub clock: Clock,
+    pub rules: Arc<Rules>,
+    /// Told when an object has died, so that the reaper need not wait for its next round.
+    pub died: Arc<Notify>,
+}
+
+/// On whose behalf something is done, for the event that tells of it.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub tenant: Tenant,
+    pub subject: String,
+    pub request_id: Option<String>,
+    pub remote_ip: Option<String>,
+}
+
+impl Caller {
+    /// The service itself, at work in a tenant.
+    pub fn service(tenant: Tenant) -> Self {
+        Self {
+            tenant,
+            subject: "box-service".to_owned(),
+            request_id: None,
+            remote_ip: None,
+        }
+    }
+}

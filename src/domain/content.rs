@@ -1,0 +1,235 @@
+//! Bytes on their way into an object: intent, lease, hash, and the store.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
+use sha2::{Digest, Sha256};
+
+use crate::clock::Timestamp;
+use crate::error::{Error, Kind, Result};
+use crate::id::{ObjectId, Tenant};
+use crate::metadata::objects::{FIRST_EPOCH, Intent};
+use crate::objects::{Lease, Writer};
+
+use super::Domain;
+
+/// Bytes gathered while the ones before them are hashed and written: an upload holds two such batches at most.
+const BATCH: usize = 1024 * 1024;
+
+/// Below this a hop to another thread costs more than the hash.
+const HASH_INLINE: usize = 16 * 1024;
+
+/// An object whose bytes are durable at its key, and whose row still says `writing`.
+pub(super) struct Written {
+    pub id: ObjectId,
+    /// In bytes.
+    pub size: u64,
+    pub sha256: [u8; 32],
+    keeper: Keeper,
+}
+
+/// Renews the lease of an object for as long as it lives.
+struct Keeper(tokio::task::JoinHandle<()>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Domain {
+    /// Writes a new object: its row is committed first, then the bytes go to its key. The row is
+    /// left `writing`; whoever called makes it live in the transaction that refers to it, or
+    /// abandons it. On an error the object has been abandoned already.
+    pub(super) async fn content_write<S>(
+        &self,
+        tenant: &Tenant,
+        declared: Option<u64>,
+        source: S,
+    ) -> Result<Written>
+    where
+        S: Stream<Item = Result<Bytes>> + Send + Unpin,
+    {
+        let now = self.clock.now();
+        let id = ObjectId::new(now);
+        let lease_until = now.plus(self.rules.lease);
+        let intent = Intent {
+            id,
+            tenant: tenant.clone(),
+            lease_until,
+            quiet_at: self.quiet_at(lease_until),
+            now,
+        };
+        self.metadata
+            .write(intent, |tx, intent| async move { tx.object_intend(intent).await }.boxed())
+            .await?;
+        let lease = Lease::new(lease_until, self.clock.clone());
+        let keeper = self.keep(id, lease.clone());
+        let key = self.objects.root().object(tenant, id);
+        let mut sink = Sink {
+            writer: self.objects.write(&key, FIRST_EPOCH, declared, lease),
+            hasher: Sha256::new(),
+        };
+        match pour(&mut sink, source, self.rules.limits.max_file_size.bytes()).await {
+            Ok(size) => Ok(Written {
+                id,
+                size,
+                sha256: sink.hasher.finalize().into(),
+                keeper,
+            }),
+            Err(error) => {
+                sink.writer.abort().await;
+                drop(keeper);
+                self.content_abandon(id, sink.writer.settled()).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a written object up whose transaction failed. Nothing happens when it was committed
+    /// after all: the row decides.
+    pub(super) async fn written_abandon(&self, written: Written) {
+        drop(written.keeper);
+        self.content_abandon(written.id, true).await;
+    }
+
+    async fn content_abandon(&self, id: ObjectId, settled: bool) {
+        let now = self.clock.now();
+        let abandoned = self
+            .metadata
+            .write((), move |tx, ()| {
+                async move { tx.object_abandon(id, FIRST_EPOCH, now, settled).await }.boxed()
+            })
+            .await;
+        match abandoned {
+            Ok(_) => self.died.notify_one(),
+            // Its lease runs out, and the reaper does the rest.
+            Err(error) => tracing::warn!(object = %id, %error, "an object could not be abandoned"),
+        }
+    }
+
+    fn quiet_at(&self, lease_until: Timestamp) -> Timestamp {
+        lease_until.plus(self.rules.request_horizon)
+    }
+
+    fn keep(&self, id: ObjectId, lease: Lease) -> Keeper {
+        let domain = self.clone();
+        Keeper(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(domain.rules.lease / 3).await;
+                let now = domain.clock.now();
+                let until = now.plus(domain.rules.lease);
+                let quiet_at = domain.quiet_at(until);
+                let renewed = domain
+                    .metadata
+                    .write((), move |tx, ()| {
+                        async move { tx.object_renew(id, FIRST_EPOCH, now, until, quiet_at).await }.boxed()
+                    })
+                    .await;
+                match renewed {
+                    Ok(true) => lease.renew(until),
+                    // Lost: the writer notices before its next call, and so does its commit.
+                    Ok(false) => return,
+                    Err(error) => tracing::warn!(object = %id, %error, "a lease could not be renewed"),
+                }
+            }
+        }))
+    }
+}
+
+struct Sink {
+    writer: Writer,
+    hasher: Sha256,
+}
+
+/// Moves all bytes of `source` into the sink and finishes it; how many they were.
+///
+/// While one batch is hashed and written, on other threads, the next one gathers: a fast sender
+/// fills large batches, and the bytes of a slow one are not held back.
+async fn pour<S>(sink: &mut Sink, mut source: S, most: u64) -> Result<u64>
+where
+    S: Stream<Item = Result<Bytes>> + Send + Unpin,
+{
+    let mut size: u64 = 0;
+    let mut batch: Vec<Bytes> = Vec::new();
+    let mut held = 0;
+    let mut ended = false;
+    let mut failed: Option<Error> = None;
+    {
+        let mut idle = Some(&mut *sink);
+        let mut work: Option<BoxFuture<'_, (&mut Sink, Result<()>)>> = None;
+        loop {
+            if held > 0 && failed.is_none() && let Some(sink) = idle.take() {
+                held = 0;
+                work = Some(absorb(sink, std::mem::take(&mut batch)).boxed());
+            }
+            if work.is_none() && (ended || failed.is_some()) {
+                break;
+            }
+            tokio::select! {
+                (sink, outcome) = async { work.as_mut().expect("the branch is on only while there is work").await },
+                    if work.is_some() =>
+                {
+                    work = None;
+                    idle = Some(sink);
+                    if let Err(error) = outcome {
+                        failed.get_or_insert(error);
+                    }
+                }
+                chunk = source.next(), if !ended && failed.is_none() && held < BATCH => match chunk {
+                    None => ended = true,
+                    Some(Err(error)) => failed = Some(error),
+                    Some(Ok(chunk)) => {
+                        size += chunk.len() as u64;
+                        held += chunk.len();
+                        batch.push(chunk);
+                        if size > most {
+                            failed = Some(too_large(most));
+                        }
+                    }
+                },
+            }
+        }
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => {
+            sink.writer.finish().await?;
+            Ok(size)
+        }
+    }
+}
+
+async fn absorb(sink: &mut Sink, batch: Vec<Bytes>) -> (&mut Sink, Result<()>) {
+    let hashing = hash(std::mem::take(&mut sink.hasher), batch.clone());
+    let (hasher, written) = tokio::join!(hashing, sink.writer.write(batch));
+    let outcome = match hasher {
+        Ok(hasher) => {
+            sink.hasher = hasher;
+            written
+        }
+        Err(error) => Err(error),
+    };
+    (sink, outcome)
+}
+
+async fn hash(mut hasher: Sha256, batch: Vec<Bytes>) -> Result<Sha256> {
+    let length: usize = batch.iter().map(Bytes::len).sum();
+    let work = move || {
+        for chunk in &batch {
+            hasher.update(chunk);
+        }
+        hasher
+    };
+    if length <= HASH_INLINE {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal)
+}
+
+pub(super) fn too_large(most: u64) -> Error {
+    Error::new(
+        Kind::PayloadTooLarge,
+        format!("A file may have at most {most} bytes."),
+    )
+}

@@ -1,0 +1,83 @@
+//! The reaper: the one place that deletes keys. It takes no input but the rows, is idempotent,
+//! and may run on every replica at once.
+
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+
+use crate::error::Result;
+use crate::metadata::objects::Object;
+
+use super::Domain;
+
+/// Rows in one step, and keys deleted at once.
+const BATCH: u32 = 100;
+const AT_ONCE: usize = 8;
+
+/// How long a row whose key could not be deleted is left alone.
+const RETRY: Duration = Duration::from_secs(60);
+
+impl Domain {
+    /// Goes on until nothing is due now; how many rows it removed.
+    pub async fn reap(&self) -> Result<u64> {
+        loop {
+            let now = self.clock.now();
+            let expired = self
+                .metadata
+                .write((), move |tx, ()| async move { tx.object_expire_leases(now, BATCH).await }.boxed())
+                .await?;
+            if expired < u64::from(BATCH) {
+                break;
+            }
+        }
+        let mut forgotten = 0;
+        loop {
+            let now = self.clock.now();
+            let due = self
+                .metadata
+                .write((), move |tx, ()| {
+                    async move { tx.object_claim_dead(now, now.plus(RETRY), BATCH).await }.boxed()
+                })
+                .await?;
+            if due.is_empty() {
+                return Ok(forgotten);
+            }
+            let outcomes: Vec<_> = futures::stream::iter(due)
+                .map(|object| async move { (object.id, self.reap_one(&object).await) })
+                .buffer_unordered(AT_ONCE)
+                .collect()
+                .await;
+            for (id, outcome) in outcomes {
+                match outcome {
+                    Ok(gone) => forgotten += u64::from(gone),
+                    Err(error) => tracing::warn!(object = %id, %error, "a key could not be deleted; it is tried again"),
+                }
+            }
+        }
+    }
+
+    /// Deletes what is at the key; true when the row could go too.
+    async fn reap_one(&self, object: &Object) -> Result<bool> {
+        let key = self.objects.root().object(&object.tenant, object.id);
+        let id = object.id;
+        let found = self.objects.erase(&key, object.epoch).await?;
+        let now = self.clock.now();
+        match object.forget_at {
+            Some(forget_at) if forget_at > now => {
+                self.metadata
+                    .write((), move |tx, ()| async move { tx.object_delete_at(id, forget_at).await }.boxed())
+                    .await?;
+                Ok(false)
+            }
+            _ => {
+                // Nothing can arrive any more; the row goes once a look finds nothing.
+                if found && self.objects.erase(&key, object.epoch).await? {
+                    return Ok(false);
+                }
+                self.metadata
+                    .write((), move |tx, ()| async move { tx.object_forget(id, now).await }.boxed())
+                    .await
+            }
+        }
+    }
+}

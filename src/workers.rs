@@ -1,0 +1,25 @@
+//! Loops that call the domain. Each tick is a whole, idempotent round; a failed one is left to the next.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::Domain;
+
+/// Sweeps expired files and the trash, and reaps dead objects, every `interval` and whenever an object died.
+pub async fn reaper(domain: Domain, interval: Duration, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(interval) => {
+                if let Err(error) = domain.file_sweep().await {
+                    tracing::warn!(%error, "files that are due could not be removed; the next round tries again");
+                }
+            }
+            () = domain.died.notified() => {}
+        }
+        if let Err(error) = domain.reap().await {
+            tracing::warn!(%error, "the reaper's round failed; the next one tries again");
+        }
+    }
+}
