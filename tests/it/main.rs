@@ -1,1 +1,1 @@
-
+mod objects_conformance;
