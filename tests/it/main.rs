@@ -1,1 +1,2 @@
 mod objects_conformance;
+mod objects_s3_faults;

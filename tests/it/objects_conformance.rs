@@ -701,7 +701,7 @@ mod s3_only {
         let mut wanted = BTreeSet::from([ours.path().to_owned()]);
         for name in ["a b+c%20d&e<f>.txt", "~", "zürich/ü", "*'()!", "%2e%2e"] {
             let key = format!("{root}{name}");
-            put_raw(&settings, &key).await;
+            assert_eq!(put_raw(&settings, &key, None).await, 200, "{key}");
             wanted.insert(key);
         }
         let paths: BTreeSet<String> = fixture
@@ -761,8 +761,21 @@ mod s3_only {
         }
     }
 
+    /// What a writer's checksums are worth: the store compares them.
+    #[tokio::test]
+    async fn bytes_that_changed_on_their_way_are_refused() {
+        let Some((fixture, _, settings)) = s3() else {
+            return;
+        };
+        let key = fixture.key();
+        let checksum = Some("AAAAAAAAAAA=");
+        assert_eq!(put_raw(&settings, key.path(), checksum).await, 400);
+        assert_eq!(fixture.objects.head(&key).await.unwrap(), None);
+    }
+
     /// A key as it is, also one that `object_store` would refuse or spell in its own way.
-    async fn put_raw(settings: &S3Settings, key: &str) {
+    async fn put_raw(settings: &S3Settings, key: &str, checksum: Option<&'static str>) -> u16 {
+        use object_store::HeaderValue;
         use object_store::aws::AwsCredential;
         use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -783,6 +796,12 @@ mod s3_only {
         let mut request = HttpRequest::new(HttpRequestBody::from(Bytes::from_static(b"odd")));
         *request.method_mut() = reqwest::Method::PUT;
         *request.uri_mut() = url.parse().unwrap();
+        if let Some(checksum) = checksum {
+            request.headers_mut().insert(
+                "x-amz-checksum-crc64nvme",
+                HeaderValue::from_static(checksum),
+            );
+        }
         let credential = AwsCredential {
             key_id: settings.access_key_id.clone().unwrap(),
             secret_key: settings.secret_access_key.clone().unwrap(),
@@ -793,7 +812,6 @@ mod s3_only {
             .unwrap();
         let options = ClientOptions::new().with_allow_http(settings.allow_http);
         let client = ReqwestConnector::default().connect(&options).unwrap();
-        let status = client.execute(request).await.unwrap().status();
-        assert_eq!(status, 200, "{key}");
+        client.execute(request).await.unwrap().status().as_u16()
     }
 }
