@@ -308,10 +308,12 @@ fn too_short() -> Error {
     Error::unavailable("an object is shorter than its row says")
 }
 
+fn late() -> Error {
+    Error::unavailable("the store did not answer in time")
+}
+
 async fn in_time<T>(call: impl Future<Output = T>) -> Result<T> {
-    timeout(CALL_TIMEOUT, call)
-        .await
-        .map_err(Error::unavailable)
+    timeout(CALL_TIMEOUT, call).await.map_err(|_| late())
 }
 
 /// The stream, with an error at its end unless it had `length` bytes.
@@ -322,7 +324,7 @@ fn exactly(
     async_stream::try_stream! {
         let mut missing = length;
         while missing > 0 {
-            let next = timeout(IDLE_TIMEOUT, stream.next()).await.map_err(Error::unavailable)?;
+            let next = timeout(IDLE_TIMEOUT, stream.next()).await.map_err(|_| late())?;
             let bytes = next.ok_or_else(too_short)?.map_err(Error::unavailable)?;
             missing = missing
                 .checked_sub(bytes.len() as u64)

@@ -11,7 +11,7 @@ use object_store::{MultipartId, ObjectStoreExt, PutPayload};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{ATTEMPTS, FIRST_PAUSE, S3, in_time, is_absent, path};
+use super::{ATTEMPTS, FIRST_PAUSE, S3, in_time, is_absent, late, path};
 use crate::error::{Error, Result};
 use crate::objects::{CALL_TIMEOUT, Found, Lease};
 
@@ -369,7 +369,7 @@ where
                 return Ok(done);
             }
             Ok(Err(error)) => error,
-            Err(late) => return Err(Failed::Unanswered(Error::unavailable(late))),
+            Err(_) => return Err(Failed::Unanswered(late())),
         };
         let retry = match outcome(&error) {
             Outcome::Refused => {
