@@ -225,7 +225,7 @@ impl Inner {
     }
 }
 
-pub(super) struct Writer {
+pub struct Writer {
     store: Arc<Inner>,
     temporary: PathBuf,
     destination: PathBuf,

@@ -1,0 +1,5 @@
+pub mod conditional;
+pub mod digest;
+pub mod disposition;
+pub mod media_type;
+pub mod range;
