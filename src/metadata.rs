@@ -19,11 +19,11 @@ macro_rules! on {
     ($conn:expr, |$c:ident| $body:expr) => {
         match $conn {
             $crate::metadata::Conn::Sqlite(conn) => {
-                let $c = &mut **conn;
+                let $c: &mut sqlx::SqliteConnection = conn;
                 $body
             }
             $crate::metadata::Conn::Postgres(conn) => {
-                let $c = &mut **conn;
+                let $c: &mut sqlx::PgConnection = conn;
                 $body
             }
         }
