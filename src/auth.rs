@@ -45,7 +45,11 @@ impl FromStr for Scope {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.iter().copied().find(|scope| scope.as_str() == text).ok_or(())
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|scope| scope.as_str() == text)
+            .ok_or(())
     }
 }
 
@@ -88,7 +92,13 @@ impl Tokens {
         }
     }
 
-    pub fn issue(&self, tenant: &Tenant, subject: &str, scopes: &[Scope], ttl: std::time::Duration) -> Result<String> {
+    pub fn issue(
+        &self,
+        tenant: &Tenant,
+        subject: &str,
+        scopes: &[Scope],
+        ttl: std::time::Duration,
+    ) -> Result<String> {
         let scope: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
         let claims = Claims {
             sub: subject.to_owned(),
@@ -97,7 +107,8 @@ impl Tokens {
             exp: self.clock.now().plus(ttl).as_secs(),
             nbf: None,
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing).map_err(Error::internal)
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing)
+            .map_err(Error::internal)
     }
 
     /// # Errors
@@ -121,13 +132,22 @@ impl Tokens {
         if at(claims.exp).plus(LEEWAY) <= now {
             return Err(Error::new(Kind::Unauthenticated, "The token has expired."));
         }
-        if claims.nbf.is_some_and(|nbf| at(nbf).minus(LEEWAY) > now) || claims.sub.is_empty() || claims.sub.len() > 255 {
+        if claims.nbf.is_some_and(|nbf| at(nbf).minus(LEEWAY) > now)
+            || claims.sub.is_empty()
+            || claims.sub.len() > 255
+            // No database text; the others would blur a log line.
+            || claims.sub.contains(char::is_control)
+        {
             return Err(refused());
         }
         Ok(Principal {
             tenant: claims.tenant.parse().map_err(|()| refused())?,
             subject: claims.sub,
-            scopes: claims.scope.split(' ').filter_map(|scope| scope.parse().ok()).collect(),
+            scopes: claims
+                .scope
+                .split(' ')
+                .filter_map(|scope| scope.parse().ok())
+                .collect(),
             expires_at: at(claims.exp),
         })
     }
@@ -147,23 +167,44 @@ mod tests {
         let clock = Clock::manual(Timestamp::from_micros(1_700_000_000_000_000));
         let tokens = tokens("0123456789abcdef0123456789abcdef", &clock);
         let token = tokens
-            .issue(&"acme".parse().unwrap(), "ann", &[Scope::FilesRead], Duration::from_secs(60))
+            .issue(
+                &"acme".parse().unwrap(),
+                "ann",
+                &[Scope::FilesRead],
+                Duration::from_secs(60),
+            )
             .unwrap();
         let principal = tokens.verify(&token).unwrap();
-        assert_eq!((principal.tenant.as_str(), principal.subject.as_str()), ("acme", "ann"));
+        assert_eq!(
+            (principal.tenant.as_str(), principal.subject.as_str()),
+            ("acme", "ann")
+        );
         assert_eq!(principal.scopes, [Scope::FilesRead]);
         clock.advance(Duration::from_secs(89));
         assert!(tokens.verify(&token).is_ok());
         clock.advance(Duration::from_secs(1));
-        assert_eq!(tokens.verify(&token).unwrap_err().kind(), Kind::Unauthenticated);
+        assert_eq!(
+            tokens.verify(&token).unwrap_err().kind(),
+            Kind::Unauthenticated
+        );
     }
 
     #[test]
     fn the_first_secret_signs_and_all_verify() {
         let clock = Clock::manual(Timestamp::from_micros(1_700_000_000_000_000));
-        let (old, new) = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210");
+        let (old, new) = (
+            "0123456789abcdef0123456789abcdef",
+            "fedcba9876543210fedcba9876543210",
+        );
         let issue = |tokens: &Tokens| {
-            tokens.issue(&"acme".parse().unwrap(), "ann", &[], Duration::from_secs(60)).unwrap()
+            tokens
+                .issue(
+                    &"acme".parse().unwrap(),
+                    "ann",
+                    &[],
+                    Duration::from_secs(60),
+                )
+                .unwrap()
         };
         let rotated = tokens(&format!("{new},{old}"), &clock);
         assert!(rotated.verify(&issue(&tokens(old, &clock))).is_ok());
@@ -184,8 +225,14 @@ mod tests {
         assert!(tokens.verify(&sign(Algorithm::HS256, "acme")).is_ok());
         assert!(tokens.verify(&sign(Algorithm::HS512, "acme")).is_err());
         assert!(tokens.verify(&sign(Algorithm::HS256, "../acme")).is_err());
+        let odd = serde_json::json!({"sub": "a\0", "tenant": "acme", "exp": 1_800_000_000});
+        let odd = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &odd, &key).unwrap();
+        assert!(tokens.verify(&odd).is_err());
         // {"alg":"none"}
-        let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", sign(Algorithm::HS256, "acme").split('.').nth(1).unwrap());
+        let unsigned = format!(
+            "eyJhbGciOiJub25lIn0.{}.",
+            sign(Algorithm::HS256, "acme").split('.').nth(1).unwrap()
+        );
         assert!(tokens.verify(&unsigned).is_err());
     }
 }

@@ -44,18 +44,18 @@ impl Timestamp {
 
     pub fn from_datetime(datetime: OffsetDateTime) -> Self {
         // A datetime of the `time` crate lies within ±9999 years: far inside 64 bits of microseconds.
-        Self((datetime.unix_timestamp_nanos() / 1_000) as i64)
+        Self(datetime.unix_timestamp_nanos().div_euclid(1_000) as i64)
     }
 
     /// Saturates at the ends of the calendar that RFC 3339 can write.
     pub fn to_datetime(self) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000).unwrap_or(
-            if self.0 < 0 {
-                OffsetDateTime::UNIX_EPOCH
-            } else {
-                time::macros::datetime!(9999-12-31 23:59:59.999999 UTC)
-            },
-        )
+        const FIRST: OffsetDateTime = time::macros::datetime!(0000-01-01 00:00:00 UTC);
+        const LAST: OffsetDateTime = time::macros::datetime!(9999-12-31 23:59:59.999999 UTC);
+        match OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000) {
+            Ok(datetime) => datetime.clamp(FIRST, LAST),
+            Err(_) if self.0 < 0 => FIRST,
+            Err(_) => LAST,
+        }
     }
 
     /// Whole seconds, as HTTP dates and JWT times have them.
@@ -127,7 +127,10 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &self.manual {
             Some(micros) => Timestamp::from_micros(micros.load(Ordering::SeqCst)),
-            #[allow(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "the one place that reads the system's clock"
+            )]
             None => Timestamp::from_datetime(OffsetDateTime::now_utc()),
         }
     }
@@ -149,6 +152,23 @@ mod tests {
         let t = Timestamp::parse("2026-11-24T06:03:38.5+01:00").unwrap();
         assert_eq!(t.to_string(), "2026-11-24T05:03:38.500000Z");
         assert_eq!(Timestamp::parse("2026-11-24"), None);
+    }
+
+    #[test]
+    fn a_time_past_the_calendar_is_its_end() {
+        for (micros, shown) in [
+            (i64::MIN, "0000-01-01T00:00:00.000000Z"),
+            (-62_167_219_200_000_001, "0000-01-01T00:00:00.000000Z"),
+            (i64::MAX, "9999-12-31T23:59:59.999999Z"),
+        ] {
+            assert_eq!(Timestamp::from_micros(micros).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn what_is_finer_than_a_microsecond_is_cut_towards_the_past() {
+        let t = Timestamp::parse("1969-12-31T23:59:59.9999999Z").unwrap();
+        assert_eq!(t.as_micros(), -1);
     }
 
     #[test]

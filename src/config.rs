@@ -35,7 +35,7 @@ pub use limits::{ContentTypePattern, Limits};
 pub use secret::{MASK, Secret, SigningSecrets};
 pub use show::Entry;
 pub use store::{Endpoint, LONGEST_LEASE, SHORTEST_LEASE, Store, StoreUrl};
-pub use units::{Size, short};
+pub use units::{Size, parse_duration, short};
 
 use crate::objects;
 use crate::telemetry;

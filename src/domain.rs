@@ -16,6 +16,7 @@ mod content;
 pub mod deployment;
 pub mod files;
 pub mod fsck;
+pub mod health;
 pub mod reaper;
 
 /// What an operator decides.

@@ -69,7 +69,10 @@ impl Error {
     }
 
     pub fn invalid_many(invalid: Vec<Invalid>) -> Self {
-        let mut error = Self::new(Kind::InvalidRequest, "The request is not valid: see errors.");
+        let mut error = Self::new(
+            Kind::InvalidRequest,
+            "The request is not valid: see errors.",
+        );
         error.0.invalid = invalid;
         error
     }
@@ -85,12 +88,24 @@ impl Error {
 
     /// The database or the store can't be reached or answers with an error: trying again may help.
     pub fn unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::new(Kind::Unavailable, "The service can't answer now; try again.").because(cause)
+        Self::new(
+            Kind::Unavailable,
+            "The service can't answer now; try again.",
+        )
+        .because(cause)
     }
 
     #[must_use]
     pub fn because(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.cause = Some(cause.into());
+        self
+    }
+
+    /// The same fault in other words, for whom the text for a caller says nothing: an operator at
+    /// a terminal.
+    #[must_use]
+    pub fn detailed(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.0.detail = detail.into();
         self
     }
 

@@ -1,5 +1,137 @@
+//! Every route, what it needs, and the order of what wraps it, on one screen.
+
+use axum::Router;
+use axum::http::Method;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, delete, get, head, post};
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::app::App;
+use crate::auth::Scope;
+
 pub mod conditional;
+mod content;
 pub mod digest;
 pub mod disposition;
+pub mod docs;
+mod extract;
+mod files;
+mod guard;
+mod health;
+mod me;
 pub mod media_type;
+mod observe;
+mod problem;
 pub mod range;
+mod types;
+mod upload;
+
+pub use extract::Peer;
+pub use problem::head_timeout_answer;
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Public,
+    /// Whoever has a valid token.
+    Token,
+    /// Whoever has a valid token with this scope.
+    Scope(Scope),
+}
+
+/// What a route makes of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Nothing: it is not read.
+    Nothing,
+    /// The bytes of one file, as they are or in a form.
+    File,
+}
+
+pub struct Route {
+    /// Its `operationId` in the OpenAPI document; None: it is not documented.
+    pub operation: Option<&'static str>,
+    pub method: Method,
+    pub path: &'static str,
+    pub access: Access,
+    pub takes: Takes,
+    handler: MethodRouter<App>,
+}
+
+#[rustfmt::skip]
+pub fn routes() -> Vec<Route> {
+    use Access::{Public, Scope as Needs, Token};
+    use Scope::{FilesDelete, FilesRead, FilesWrite};
+    use Takes::{File, Nothing};
+    vec![
+        route("uploadFile",       Method::POST,   "/v1/files",              Needs(FilesWrite),  File,    post(upload::upload)),
+        route("listFiles",        Method::GET,    "/v1/files",              Needs(FilesRead),   Nothing, get(files::list)),
+        route("getFile",          Method::GET,    "/v1/files/{id}",         Needs(FilesRead),   Nothing, get(files::get)),
+        route("deleteFile",       Method::DELETE, "/v1/files/{id}",         Needs(FilesDelete), Nothing, delete(files::delete)),
+        route("getFileContent",   Method::GET,    "/v1/files/{id}/content", Needs(FilesRead),   Nothing, get(content::get)),
+        route("headFileContent",  Method::HEAD,   "/v1/files/{id}/content", Needs(FilesRead),   Nothing, head(content::head)),
+        route("getMe",            Method::GET,    "/v1/me",                 Token,              Nothing, get(me::get)),
+        route("getLiveness",      Method::GET,    "/health/live",           Public,             Nothing, get(health::live)),
+        route("getReadiness",     Method::GET,    "/health/ready",          Public,             Nothing, get(health::ready)),
+        route("getHealth",        Method::GET,    "/health",                Public,             Nothing, get(health::get)),
+        route("getOpenApi",       Method::GET,    "/openapi.json",          Public,             Nothing, get(docs::openapi)),
+        route("getDocs",          Method::GET,    "/docs",                  Public,             Nothing, get(docs::entrance)),
+        page (                    Method::GET,    "/docs/",                 Public,             Nothing, get(docs::index)),
+        page (                    Method::GET,    "/docs/{file}",           Public,             Nothing, get(docs::file)),
+    ]
+}
+
+fn route(
+    operation: &'static str,
+    method: Method,
+    path: &'static str,
+    access: Access,
+    takes: Takes,
+    handler: MethodRouter<App>,
+) -> Route {
+    Route {
+        operation: Some(operation),
+        ..page(method, path, access, takes, handler)
+    }
+}
+
+fn page(
+    method: Method,
+    path: &'static str,
+    access: Access,
+    takes: Takes,
+    handler: MethodRouter<App>,
+) -> Route {
+    Route {
+        operation: None,
+        method,
+        path,
+        access,
+        takes,
+        handler,
+    }
+}
+
+/// The whole API. From the outside in: what is observed (request id, log line, problems), what a
+/// panic becomes, CORS, the guard of each route, its handler.
+pub fn router(app: &App) -> Router {
+    let mut router = Router::new();
+    for route in routes() {
+        let guard = guard::Guard::new(app, route.access, route.takes);
+        let guarded = route
+            .handler
+            .route_layer(from_fn_with_state(guard, guard::check));
+        router = router.route(route.path, guarded);
+    }
+    router
+        .fallback(problem::no_route)
+        .method_not_allowed_fallback(problem::no_method)
+        .layer(
+            ServiceBuilder::new()
+                .layer(from_fn_with_state(app.clone(), observe::observe))
+                .layer(CatchPanicLayer::custom(problem::panicked))
+                .option_layer(guard::cors(&app.config.cors)),
+        )
+        .with_state(app.clone())
+}

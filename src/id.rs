@@ -67,7 +67,11 @@ fn v7(now: Timestamp) -> Uuid {
 impl ObjectId {
     /// When the id was made, in milliseconds since 1970. None for an id that is not a UUIDv7.
     pub fn unix_millis(&self) -> Option<u64> {
-        let (secs, nanos) = self.0.get_timestamp().filter(|_| self.0.get_version_num() == 7)?.to_unix();
+        let (secs, nanos) = self
+            .0
+            .get_timestamp()
+            .filter(|_| self.0.get_version_num() == 7)?
+            .to_unix();
         Some(secs * 1_000 + u64::from(nanos) / 1_000_000)
     }
 }
@@ -89,8 +93,14 @@ impl std::str::FromStr for Tenant {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let legal = (1..=64).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        if legal { Ok(Self(text.to_owned())) } else { Err(()) }
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        if legal {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(())
+        }
     }
 }
 
@@ -109,7 +119,10 @@ mod tests {
         let id = ObjectId::new(Timestamp::from_micros(1_700_000_000_123_456));
         assert_eq!(id.unix_millis(), Some(1_700_000_000_123));
         assert_eq!(id.to_string().parse(), Ok(id));
-        assert_eq!(id.as_uuid().simple().to_string().parse::<ObjectId>(), Err(()));
+        assert_eq!(
+            id.as_uuid().simple().to_string().parse::<ObjectId>(),
+            Err(())
+        );
     }
 
     #[test]

@@ -1,9 +1,23 @@
 //! Box Service: a file service between an application team's apps and their bucket.
 //!
-//! A request goes one way down these layers and back; nothing lower knows anything higher:
-//! `http` and `workers` → `domain` → (`metadata`, `objects`) and back.
+//! A request goes one way down these layers and back. A module may use those above its row in
+//! this table (what is more basic), and its own; `tests/it/layers.rs` reads the `use` lines and
+//! fails where one points down.
+//!
+//! | row | modules | what they know |
+//! |---|---|---|
+//! | 1 | `clock`, `id`, `error` | nothing of the others but each other |
+//! | 2 | `telemetry`; `metadata`: the database; `objects`: the store | nothing of each other |
+//! | 3 | `config` | what can be configured |
+//! | 4 | `auth`: tokens in, principals out; `domain`: the rules | no HTTP, no SQL, no names of keys |
+//! | 5 | `app` | one service, put together from its configuration |
+//! | 6 | `http`: routes, shapes, statuses; `workers`: loops that call the domain | no rules |
+//! | 7 | `server` | connections |
+//! | 8 | `cli` | commands |
 
+pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
@@ -12,5 +26,6 @@ pub mod http;
 pub mod id;
 pub mod metadata;
 pub mod objects;
+pub mod server;
 pub mod telemetry;
 pub mod workers;

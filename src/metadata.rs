@@ -93,10 +93,17 @@ impl Metadata {
     /// # Errors
     /// An URL that can't be read, a database that can't be reached, a schema that is too old and may not be migrated.
     pub async fn open(settings: &Settings) -> Result<Self> {
-        let db = if settings.url.starts_with("sqlite:") {
-            Db::Sqlite(sqlite::Sqlite::open(settings, &SQLITE_MIGRATIONS).await?)
-        } else {
-            Db::Postgres(postgres_open(settings).await?)
+        let db = match settings.url.split_once(':') {
+            Some(("sqlite", _)) => {
+                Db::Sqlite(sqlite::Sqlite::open(settings, &SQLITE_MIGRATIONS).await?)
+            }
+            Some(("postgres" | "postgresql", _)) => Db::Postgres(postgres_open(settings).await?),
+            // Not shown: it may hold a password.
+            _ => {
+                return Err(Error::internal(
+                    "the database's URL begins with neither sqlite: nor postgres:",
+                ));
+            }
         };
         Ok(Self { db })
     }
@@ -150,10 +157,13 @@ impl Metadata {
 }
 
 async fn postgres_open(settings: &Settings) -> Result<PgPool> {
-    let millis = settings.timeout.as_millis().to_string();
-    let options: PgConnectOptions = settings.url.parse().map_err(|error: sqlx::Error| {
-        Error::internal(error)
-    })?;
+    // What PostgreSQL can take. Zero would be no limit at all.
+    let millis = settings.timeout.as_millis().clamp(1, 0x7fff_ffff);
+    let millis = millis.to_string();
+    let options: PgConnectOptions = settings
+        .url
+        .parse()
+        .map_err(|error: sqlx::Error| Error::internal(error))?;
     let options = options
         .application_name("box-service")
         .options([
@@ -174,7 +184,10 @@ async fn postgres_open(settings: &Settings) -> Result<PgPool> {
         sqlx::query("SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)")
             .execute(&mut conn)
             .await?;
-        migrator(&POSTGRES_MIGRATIONS).run(&mut conn).await.map_err(Error::internal)?;
+        migrator(&POSTGRES_MIGRATIONS)
+            .run(&mut conn)
+            .await
+            .map_err(Error::internal)?;
         sqlx::Connection::close(conn).await?;
     } else {
         let mut conn = pool.acquire().await?;
@@ -186,22 +199,29 @@ async fn postgres_open(settings: &Settings) -> Result<PgPool> {
 /// A database that a newer binary has migrated is no obstacle: migrations expand before they
 /// contract, so an old replica may restart during a rolling upgrade.
 fn migrator(migrations: &'static sqlx::migrate::Migrator) -> sqlx::migrate::Migrator {
-    let mut migrator = sqlx::migrate::Migrator::with_migrations(migrations.iter().cloned().collect());
+    let mut migrator =
+        sqlx::migrate::Migrator::with_migrations(migrations.iter().cloned().collect());
     migrator.set_ignore_missing(true);
     migrator
 }
 
 async fn schema_check(conn: &mut Conn<'_>, migrations: &sqlx::migrate::Migrator) -> Result<()> {
-    let newest = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let newest = migrations
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0);
     let found: Result<Option<i64>, sqlx::Error> = on!(conn, |c| {
-        sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations").fetch_one(c).await
+        sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations")
+            .fetch_one(c)
+            .await
     });
     match found {
         Ok(Some(version)) if version >= newest => Ok(()),
-        Ok(_) | Err(sqlx::Error::Database(_)) => {
-            Err(Error::internal("the database's schema is too old: run `box migrate`"))
-        }
-        Err(error) => Err(error.into()),
+        Err(error) if !is_refusal(&error) => Err(error.into()),
+        Ok(_) | Err(_) => Err(Error::internal(
+            "the database's schema is too old: run `box migrate`",
+        )),
     }
 }
 
@@ -244,18 +264,32 @@ fn gave_way(error: &Error) -> bool {
     )
 }
 
+/// The database was there, and found the statement wrong.
+fn is_refusal(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(_)) && !is_away(error)
+}
+
+fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(database) => {
+            database.code().is_some_and(|code| dialect::is_away(&code))
+        }
+        _ => false,
+    }
+}
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        let away = match &error {
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => true,
-            sqlx::Error::Database(database) => database.code().is_some_and(|code| dialect::is_away(&code)),
-            _ => false,
-        };
-        if away { Self::unavailable(error) } else { Self::internal(error) }
+        if is_away(&error) {
+            Self::unavailable(error)
+        } else {
+            Self::internal(error)
+        }
     }
 }

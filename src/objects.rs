@@ -100,7 +100,9 @@ impl Lease {
         if self.until() >= self.clock.now().plus(call) {
             Ok(())
         } else {
-            Err(Error::unavailable("the lease on the object is too short for another call to the store"))
+            Err(Error::unavailable(
+                "the lease on the object is too short for another call to the store",
+            ))
         }
     }
 }

@@ -1,6 +1,7 @@
 -- What a deployment is: one row, written by the first start.
 CREATE TABLE deployment (
-    singleton    INTEGER NOT NULL PRIMARY KEY DEFAULT 1 CHECK (singleton),
+    -- Not INTEGER: that would be the rowid, which counts on for each row and has no default.
+    singleton    INT NOT NULL PRIMARY KEY DEFAULT 1 CHECK (singleton = 1),
     environment  TEXT NOT NULL,
     database_id  BLOB NOT NULL,
     -- Whether the store's marker has been written: once it has, its absence means the wrong store.

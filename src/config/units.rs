@@ -46,6 +46,14 @@ impl Leaf for Duration {
     }
 }
 
+/// Reads a duration as every key of the configuration has it: `90s`, `2h`.
+///
+/// # Errors
+/// What is wrong with the text, and what is expected.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    Leaf::parse(text)
+}
+
 /// The duration in the largest unit that is exact: `90s`, `2h`. What is below a millisecond is
 /// cut off: no key can hold it.
 pub fn short(duration: Duration) -> String {

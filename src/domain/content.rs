@@ -61,7 +61,9 @@ impl Domain {
             now,
         };
         self.metadata
-            .write(intent, |tx, intent| async move { tx.object_intend(intent).await }.boxed())
+            .write(intent, |tx, intent| {
+                async move { tx.object_intend(intent).await }.boxed()
+            })
             .await?;
         let lease = Lease::new(lease_until, self.clock.clone());
         let keeper = self.keep(id, lease.clone());
@@ -123,14 +125,17 @@ impl Domain {
                 let renewed = domain
                     .metadata
                     .write((), move |tx, ()| {
-                        async move { tx.object_renew(id, FIRST_EPOCH, now, until, quiet_at).await }.boxed()
+                        async move { tx.object_renew(id, FIRST_EPOCH, now, until, quiet_at).await }
+                            .boxed()
                     })
                     .await;
                 match renewed {
                     Ok(true) => lease.renew(until),
                     // Lost: the writer notices before its next call, and so does its commit.
                     Ok(false) => return,
-                    Err(error) => tracing::warn!(object = %id, %error, "a lease could not be renewed"),
+                    Err(error) => {
+                        tracing::warn!(object = %id, %error, "a lease could not be renewed")
+                    }
                 }
             }
         }))
@@ -159,7 +164,10 @@ where
         let mut idle = Some(&mut *sink);
         let mut work: Option<BoxFuture<'_, (&mut Sink, Result<()>)>> = None;
         loop {
-            if held > 0 && failed.is_none() && let Some(sink) = idle.take() {
+            if held > 0
+                && failed.is_none()
+                && let Some(sink) = idle.take()
+            {
                 held = 0;
                 work = Some(absorb(sink, std::mem::take(&mut batch)).boxed());
             }
@@ -224,7 +232,9 @@ async fn hash(mut hasher: Sha256, batch: Vec<Bytes>) -> Result<Sha256> {
     if length <= HASH_INLINE {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Error::internal)
 }
 
 pub(super) fn too_large(most: u64) -> Error {

@@ -37,7 +37,10 @@ impl Domain {
                 deployment.environment
             )));
         }
-        let ours = Marker { environment: environment.to_owned(), database_id: deployment.database_id };
+        let ours = Marker {
+            environment: environment.to_owned(),
+            database_id: deployment.database_id,
+        };
         let text = serde_json::to_vec(&ours).map_err(Error::internal)?;
         let mut found = self.objects.marker_get().await?;
         if found.is_none() {
@@ -58,7 +61,9 @@ impl Domain {
         }
         if !deployment.marked {
             self.metadata
-                .write((), |tx, ()| async move { tx.deployment_mark().await }.boxed())
+                .write((), |tx, ()| {
+                    async move { tx.deployment_mark().await }.boxed()
+                })
                 .await?;
         }
         Ok(())

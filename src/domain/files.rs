@@ -60,7 +60,10 @@ impl Domain {
         }
         let mut invalid = Vec::new();
         let mut refuse = |pointer: &str, detail: &str| {
-            invalid.push(Invalid { pointer: pointer.to_owned(), detail: detail.to_owned() });
+            invalid.push(Invalid {
+                pointer: pointer.to_owned(),
+                detail: detail.to_owned(),
+            });
         };
         if let Some(detail) = new.name.as_deref().and_then(name_fault) {
             refuse("/name", detail);
@@ -94,18 +97,28 @@ impl Domain {
     /// there is no file, and the reaper removes what was written.
     ///
     /// Must run to its end: a caller that may be dropped spawns it.
-    pub async fn file_upload<S>(&self, caller: &Caller, new: NewFile, mut source: S, sniff: Sniff) -> Result<File>
+    pub async fn file_upload<S>(
+        &self,
+        caller: &Caller,
+        new: NewFile,
+        source: S,
+        sniff: Sniff,
+    ) -> Result<File>
     where
         S: Stream<Item = Result<Bytes>> + Send + Unpin,
     {
         self.file_check(&new)?;
+        // A body shorter than what is sniffed is asked again after its end.
+        let mut source = source.fuse();
         let name = new.name.unwrap_or_else(|| UNNAMED.to_owned());
         let mut first = Vec::new();
         let content_type = match new.content_type {
             Some(content_type) => content_type,
             None => {
                 let mut prefix = Vec::new();
-                while prefix.len() < SNIFFED && let Some(chunk) = source.next().await {
+                while prefix.len() < SNIFFED
+                    && let Some(chunk) = source.next().await
+                {
                     let chunk = chunk?;
                     prefix.extend_from_slice(&chunk[..chunk.len().min(SNIFFED - prefix.len())]);
                     first.push(Ok(chunk));
@@ -148,8 +161,13 @@ impl Domain {
                 // Read again at each attempt: the lease must hold when the transaction ends.
                 let now = clock.now();
                 async move {
-                    if !tx.object_publish(file.object_id, FIRST_EPOCH, now, file.size, &sha256).await? {
-                        return Err(Error::unavailable("the lease on the object ran out before the commit"));
+                    if !tx
+                        .object_publish(file.object_id, FIRST_EPOCH, now, file.size, &sha256)
+                        .await?
+                    {
+                        return Err(Error::unavailable(
+                            "the lease on the object ran out before the commit",
+                        ));
                     }
                     tx.file_insert(file).await?;
                     tx.event_insert(event).await?;
@@ -164,26 +182,45 @@ impl Domain {
         committed
     }
 
+    /// The file; None where there is none, where it is another tenant's, and once it has expired.
     pub async fn file_get(&self, tenant: &Tenant, id: FileId) -> Result<Option<File>> {
-        self.metadata.reader().await?.conn().file_get(tenant, id).await
+        let mut reader = self.metadata.reader().await?;
+        let file = reader.conn().file_get(tenant, id).await?;
+        let now = self.clock.now();
+        Ok(file.filter(|file| !file.has_expired(now)))
     }
 
-    /// A page of files, one more than `limit` when there are more.
+    /// One page of files.
     pub async fn file_list(&self, filter: &Filter) -> Result<Vec<File>> {
         self.metadata.reader().await?.conn().file_list(filter).await
     }
 
     /// The bytes of `range` of a file's content. It must lie within the file and not be empty.
+    ///
+    /// # Errors
+    /// `NotFound` when the file was removed meanwhile; `Internal` when it is there without its bytes.
     pub async fn file_read(&self, file: &File, range: Range<u64>) -> Result<ByteStream> {
         let key = self.objects.root().object(&file.tenant, file.object_id);
-        self.objects.read(&key, range).await
+        match self.objects.read(&key, range).await {
+            Err(error) if error.kind() == Kind::NotFound => {
+                match self.file_get(&file.tenant, file.id).await? {
+                    Some(now) if now.object_id == file.object_id => {
+                        Err(Error::internal(format!("the bytes at {key} are gone")))
+                    }
+                    _ => Err(Error::not_found()),
+                }
+            }
+            outcome => outcome,
+        }
     }
 
     /// A URL at which the store itself serves the content; None where it can't.
     pub async fn file_presign(&self, file: &File, disposition: &str) -> Result<Option<String>> {
         const TTL: std::time::Duration = std::time::Duration::from_secs(15 * 60);
         let key = self.objects.root().object(&file.tenant, file.object_id);
-        self.objects.presign_get(&key, TTL, &file.content_type, disposition).await
+        self.objects
+            .presign_get(&key, TTL, &file.content_type, disposition)
+            .await
     }
 
     /// Moves a file to the trash, or removes it where `permanent` says so or there is no trash.
@@ -191,10 +228,27 @@ impl Domain {
     ///
     /// # Errors
     /// `NotFound`; what `precondition` answers.
-    pub async fn file_delete(&self, caller: &Caller, id: FileId, permanent: bool, precondition: Precondition) -> Result<()> {
+    pub async fn file_delete(
+        &self,
+        caller: &Caller,
+        id: FileId,
+        permanent: bool,
+        precondition: Precondition,
+    ) -> Result<()> {
         let permanent = permanent || self.rules.trash_keep.is_zero();
-        let action = if permanent { "file.deleted" } else { "file.trashed" };
-        self.file_remove(caller, id, permanent, action, precondition).await
+        let action = if permanent {
+            "file.deleted"
+        } else {
+            "file.trashed"
+        };
+        let now = self.clock.now();
+        let there: Precondition = Arc::new(move |file| {
+            if file.has_expired(now) {
+                return Err(Error::not_found());
+            }
+            precondition(file)
+        });
+        self.file_remove(caller, id, permanent, action, there).await
     }
 
     async fn file_remove(
@@ -243,7 +297,10 @@ impl Domain {
             let now = self.clock.now();
             let mut reader = self.metadata.reader().await?;
             let expired = reader.conn().file_expired(now, BATCH).await?;
-            let trashed = reader.conn().file_trashed_before(now.minus(self.rules.trash_keep), BATCH).await?;
+            let trashed = reader
+                .conn()
+                .file_trashed_before(now.minus(self.rules.trash_keep), BATCH)
+                .await?;
             drop(reader);
             if expired.is_empty() && trashed.is_empty() {
                 return Ok(swept);
@@ -256,11 +313,14 @@ impl Domain {
                 // Decided again under the row's lock: it may have been restored or removed meanwhile.
                 let keep = self.rules.trash_keep;
                 let still_due: Precondition = Arc::new(move |file| {
-                    let due = file.expires_at.is_some_and(|at| at <= now)
+                    let due = file.has_expired(now)
                         || file.trashed_at.is_some_and(|at| at <= now.minus(keep));
                     if due { Ok(()) } else { Err(Error::not_found()) }
                 });
-                match self.file_remove(&Caller::service(tenant), id, true, action, still_due).await {
+                match self
+                    .file_remove(&Caller::service(tenant), id, true, action, still_due)
+                    .await
+                {
                     Ok(()) => swept += 1,
                     Err(error) if error.kind() == Kind::NotFound => {}
                     Err(error) => return Err(error),
@@ -285,14 +345,25 @@ impl Domain {
     }
 }
 
-fn matches_declared(size: Option<u64>, sha256: Option<[u8; 32]>, got: u64, hashed: &[u8; 32]) -> Result<()> {
+fn matches_declared(
+    size: Option<u64>,
+    sha256: Option<[u8; 32]>,
+    got: u64,
+    hashed: &[u8; 32],
+) -> Result<()> {
     if let Some(size) = size.filter(|size| *size != got) {
-        return Err(Error::invalid("/size", format!("{size} bytes were declared and {got} came")));
+        return Err(Error::invalid(
+            "/size",
+            format!("{size} bytes were declared and {got} came"),
+        ));
     }
     match sha256 {
         Some(declared) if declared != *hashed => Err(Error::new(
             Kind::ChecksumMismatch,
-            format!("The bytes that came have the SHA-256 {}.", hex::encode(hashed)),
+            format!(
+                "The bytes that came have the SHA-256 {}.",
+                hex::encode(hashed)
+            ),
         )),
         _ => Ok(()),
     }
@@ -304,11 +375,19 @@ pub fn name_fault(name: &str) -> Option<&'static str> {
         Some("must have 1 to 1,024 bytes")
     } else if name.chars().any(char::is_control) {
         Some("must have no control character")
-    } else if name.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+    } else if name
+        .split('/')
+        .any(|segment| matches!(segment, "" | "." | ".."))
+    {
         Some("must have no empty, . or .. segment between slashes")
     } else {
         None
     }
+}
+
+/// What makes a text one that no stored text can be equal to, if anything: PostgreSQL has no U+0000.
+pub fn text_fault(text: &str) -> Option<&'static str> {
+    text.contains('\0').then_some("must have no U+0000")
 }
 
 /// What is wrong with metadata, if anything.
@@ -322,9 +401,11 @@ pub fn metadata_fault(metadata: &Metadata) -> Option<&'static str> {
     }
     fn has_nul(value: &serde_json::Value) -> bool {
         match value {
-            serde_json::Value::String(text) => text.contains('\0'),
+            serde_json::Value::String(text) => text_fault(text).is_some(),
             serde_json::Value::Array(items) => items.iter().any(has_nul),
-            serde_json::Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+            serde_json::Value::Object(fields) => fields
+                .iter()
+                .any(|(name, value)| text_fault(name).is_some() || has_nul(value)),
             _ => false,
         }
     }
@@ -334,8 +415,10 @@ pub fn metadata_fault(metadata: &Metadata) -> Option<&'static str> {
         Some("must have at most 64 KiB as JSON")
     } else if nested > METADATA_DEPTH {
         Some("must be nested at most 16 deep")
-    } else if metadata.iter().any(|(name, value)| name.contains('\0') || has_nul(value)) {
-        // PostgreSQL's jsonb can't hold it.
+    } else if metadata
+        .iter()
+        .any(|(name, value)| text_fault(name).is_some() || has_nul(value))
+    {
         Some("must have no U+0000")
     } else {
         None
@@ -351,7 +434,16 @@ mod tests {
         for good in ["a", "a/b.txt", "Ünï/名前", "...", "a b"] {
             assert_eq!(name_fault(good), None, "{good}");
         }
-        for bad in ["", "/a", "a/", "a//b", "a/../b", ".", "a\nb", &"x".repeat(1025)] {
+        for bad in [
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            "a/../b",
+            ".",
+            "a\nb",
+            &"x".repeat(1025),
+        ] {
             assert!(name_fault(bad).is_some(), "{bad:?}");
         }
     }

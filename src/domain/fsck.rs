@@ -5,7 +5,7 @@ use futures::{FutureExt, StreamExt};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{FileId, ObjectId, Tenant};
 use crate::metadata::objects::{Object, State};
 use crate::objects::Listed;
@@ -15,6 +15,9 @@ use super::Domain;
 
 const PAGE: u32 = 500;
 
+/// The tenant in the row of bytes that can be anybody's.
+const UNKNOWN: &str = "unknown";
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     pub repair: bool,
@@ -22,8 +25,7 @@ pub struct Options {
     pub verify_checksums: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
     /// A key that no row vouches for.
     UnknownKey,
@@ -41,6 +43,31 @@ pub enum ProblemKind {
     ExpiredLease,
     /// A dead object that is due and was not deleted.
     Undeleted,
+}
+
+impl ProblemKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownKey => "unknown-key",
+            Self::ForeignKey => "foreign-key",
+            Self::MissingBytes => "missing-bytes",
+            Self::SizeMismatch => "size-mismatch",
+            Self::ChecksumMismatch => "checksum-mismatch",
+            Self::RefsMismatch => "refs-mismatch",
+            Self::BrokenFile => "broken-file",
+            Self::ExpiredLease => "expired-lease",
+            Self::Undeleted => "undeleted",
+        }
+    }
+}
+
+impl Serialize for ProblemKind {
+    fn serialize<S: serde::Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -67,7 +94,14 @@ pub struct Report {
 
 impl Problem {
     fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
-        Self { kind, key: None, object_id: None, file_id: None, detail: detail.into(), repaired: false }
+        Self {
+            kind,
+            key: None,
+            object_id: None,
+            file_id: None,
+            detail: detail.into(),
+            repaired: false,
+        }
     }
 }
 
@@ -92,12 +126,16 @@ impl Domain {
             match self.objects.root().parse(&listed.path) {
                 Named::Marker => continue,
                 Named::Foreign => {
-                    let mut problem = Problem::new(ProblemKind::ForeignKey, "no key of this service has such a name");
+                    let mut problem = Problem::new(
+                        ProblemKind::ForeignKey,
+                        "no key of this service has such a name",
+                    );
                     problem.key = Some(listed.path);
                     report.problems.push(problem);
                 }
                 Named::Object { tenant, id } => {
-                    self.fsck_key(options, report, listed, Some(tenant), id).await?;
+                    self.fsck_key(options, report, listed, Some(tenant), id)
+                        .await?;
                 }
                 Named::Temporary { id } => self.fsck_key(options, report, listed, None, id).await?,
             }
@@ -115,7 +153,9 @@ impl Domain {
         id: ObjectId,
     ) -> Result<()> {
         let row = self.metadata.reader().await?.conn().object_get(id).await?;
-        let vouched = row.as_ref().is_some_and(|row| tenant.as_ref().is_none_or(|tenant| row.tenant == *tenant));
+        let vouched = row
+            .as_ref()
+            .is_some_and(|row| tenant.as_ref().is_none_or(|tenant| row.tenant == *tenant));
         if vouched {
             return Ok(());
         }
@@ -126,9 +166,19 @@ impl Domain {
                 return Ok(());
             }
         }
-        let mut problem = Problem::new(ProblemKind::UnknownKey, format!("{} bytes that no row vouches for", listed.size));
+        let mut problem = Problem::new(
+            ProblemKind::UnknownKey,
+            format!("{} bytes that no row vouches for", listed.size),
+        );
         problem.object_id = Some(id);
-        if let Some(tenant) = tenant.filter(|_| options.repair && row.is_none()) {
+        if options.repair && row.is_none() {
+            let tenant = match tenant {
+                Some(tenant) => tenant,
+                // A temporary name does not say whose it is, and follows from the id alone.
+                None => UNKNOWN
+                    .parse()
+                    .map_err(|()| Error::internal("no name for a tenant"))?,
+            };
             let now = self.clock.now();
             // Quarantined, not deleted: a horizon's time to find out what it was.
             let delete_at = now.plus(self.rules.request_horizon.max(self.rules.reaper_delay));
@@ -138,7 +188,9 @@ impl Domain {
                     async move { tx.object_quarantine(id, tenant, now, delete_at).await }.boxed()
                 })
                 .await?;
-            problem.detail.push_str(&format!("; deleted from {delete_at} on"));
+            problem
+                .detail
+                .push_str(&format!("; deleted from {delete_at} on"));
         }
         problem.key = Some(listed.path);
         report.problems.push(problem);
@@ -149,8 +201,16 @@ impl Domain {
     async fn fsck_objects(&self, options: Options, report: &mut Report) -> Result<()> {
         let mut after = None;
         loop {
-            let page = self.metadata.reader().await?.conn().object_page(after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let page = self
+                .metadata
+                .reader()
+                .await?
+                .conn()
+                .object_page(after, PAGE)
+                .await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
             after = Some(last.id);
             for object in &page {
                 report.objects += 1;
@@ -158,13 +218,32 @@ impl Domain {
                     continue;
                 }
                 // A second look at a fresh row: what changed meanwhile is no problem.
-                let Some(again) = self.metadata.reader().await?.conn().object_get(object.id).await? else {
+                let Some(again) = self
+                    .metadata
+                    .reader()
+                    .await?
+                    .conn()
+                    .object_get(object.id)
+                    .await?
+                else {
                     continue;
                 };
                 if let Some(mut problem) = self.object_fault(options, &again).await? {
                     problem.object_id = Some(again.id);
-                    problem.key = Some(self.objects.root().object(&again.tenant, again.id).path().to_owned());
-                    problem.file_id = self.metadata.reader().await?.conn().file_of_object(again.id).await?;
+                    problem.key = Some(
+                        self.objects
+                            .root()
+                            .object(&again.tenant, again.id)
+                            .path()
+                            .to_owned(),
+                    );
+                    problem.file_id = self
+                        .metadata
+                        .reader()
+                        .await?
+                        .conn()
+                        .file_of_object(again.id)
+                        .await?;
                     if options.repair && problem.kind == ProblemKind::RefsMismatch {
                         problem.repaired = self.mend_refs(&again).await?;
                     }
@@ -178,36 +257,62 @@ impl Domain {
         let now = self.clock.now();
         let key = self.objects.root().object(&object.tenant, object.id);
         match object.state {
-            State::Writing => Ok(object.lease_until.filter(|until| *until <= now).map(|until| {
-                Problem::new(ProblemKind::ExpiredLease, format!("its lease ran out at {until}; the reaper takes it"))
-            })),
+            State::Writing => Ok(object
+                .lease_until
+                .filter(|until| *until <= now)
+                .map(|until| {
+                    Problem::new(
+                        ProblemKind::ExpiredLease,
+                        format!("its lease ran out at {until}; the reaper takes it"),
+                    )
+                })),
             State::Dead => {
                 let due = object.delete_at.is_none_or(|at| at <= now);
                 let there = due && self.objects.head(&key).await?.is_some();
-                Ok(there.then(|| Problem::new(ProblemKind::Undeleted, "dead and due, and its key is still there")))
+                Ok(there.then(|| {
+                    Problem::new(
+                        ProblemKind::Undeleted,
+                        "dead and due, and its key is still there",
+                    )
+                }))
             }
             State::Live => {
                 let size = object.size.unwrap_or(0);
                 let Some(found) = self.objects.head(&key).await? else {
-                    return Ok(Some(Problem::new(ProblemKind::MissingBytes, format!("{size} bytes are gone"))));
+                    return Ok(Some(Problem::new(
+                        ProblemKind::MissingBytes,
+                        format!("{size} bytes are gone"),
+                    )));
                 };
                 if found.size != size {
                     let detail = format!("the key has {} bytes, the row says {size}", found.size);
                     return Ok(Some(Problem::new(ProblemKind::SizeMismatch, detail)));
                 }
-                let counted = self.metadata.reader().await?.conn().object_count_refs(object.id).await?;
+                let counted = self
+                    .metadata
+                    .reader()
+                    .await?
+                    .conn()
+                    .object_count_refs(object.id)
+                    .await?;
                 if counted != object.refs {
                     let detail = format!("{} references recorded, {counted} counted", object.refs);
                     return Ok(Some(Problem::new(ProblemKind::RefsMismatch, detail)));
                 }
-                if options.verify_checksums && let Some(sha256) = object.sha256 && size > 0 {
+                if options.verify_checksums
+                    && let Some(sha256) = object.sha256
+                    && size > 0
+                {
                     let mut hasher = Sha256::new();
                     let mut bytes = self.objects.read(&key, 0..size).await?;
                     while let Some(chunk) = bytes.next().await {
                         hasher.update(&chunk?);
                     }
                     if <[u8; 32]>::from(hasher.finalize()) != sha256 {
-                        return Ok(Some(Problem::new(ProblemKind::ChecksumMismatch, "the bytes have another SHA-256")));
+                        return Ok(Some(Problem::new(
+                            ProblemKind::ChecksumMismatch,
+                            "the bytes have another SHA-256",
+                        )));
                     }
                 }
                 Ok(None)
@@ -233,15 +338,53 @@ impl Domain {
     async fn fsck_files(&self, report: &mut Report) -> Result<()> {
         let mut after = None;
         loop {
-            let page = self.metadata.reader().await?.conn().file_broken_page(after, PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
+            let page = self
+                .metadata
+                .reader()
+                .await?
+                .conn()
+                .file_broken_page(after, PAGE)
+                .await?;
+            let Some((last, _)) = page.last() else {
+                return Ok(());
+            };
             after = Some(*last);
             for (file_id, object_id) in &page {
-                let mut problem = Problem::new(ProblemKind::BrokenFile, "its object is not live or differs from it");
+                let mut problem = Problem::new(
+                    ProblemKind::BrokenFile,
+                    "its object is not live or differs from it",
+                );
                 problem.file_id = Some(*file_id);
                 problem.object_id = Some(*object_id);
                 report.problems.push(problem);
             }
         }
+    }
+}
+
+/// For people: a line for each problem, and the sum.
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for problem in &self.problems {
+            write!(f, "{}", problem.kind.as_str())?;
+            if let Some(key) = &problem.key {
+                write!(f, " {key}")?;
+            }
+            if let Some(id) = &problem.object_id {
+                write!(f, " object {id}")?;
+            }
+            if let Some(id) = &problem.file_id {
+                write!(f, " file {id}")?;
+            }
+            let repaired = if problem.repaired { " (repaired)" } else { "" };
+            writeln!(f, ": {}{repaired}", problem.detail)?;
+        }
+        writeln!(
+            f,
+            "{} objects, {} keys, {} problems",
+            self.objects,
+            self.keys,
+            self.problems.len()
+        )
     }
 }

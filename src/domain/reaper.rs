@@ -24,7 +24,9 @@ impl Domain {
             let now = self.clock.now();
             let expired = self
                 .metadata
-                .write((), move |tx, ()| async move { tx.object_expire_leases(now, BATCH).await }.boxed())
+                .write((), move |tx, ()| {
+                    async move { tx.object_expire_leases(now, BATCH).await }.boxed()
+                })
                 .await?;
             if expired < u64::from(BATCH) {
                 break;
@@ -50,7 +52,9 @@ impl Domain {
             for (id, outcome) in outcomes {
                 match outcome {
                     Ok(gone) => forgotten += u64::from(gone),
-                    Err(error) => tracing::warn!(object = %id, %error, "a key could not be deleted; it is tried again"),
+                    Err(error) => {
+                        tracing::warn!(object = %id, %error, "a key could not be deleted; it is tried again")
+                    }
                 }
             }
         }
@@ -65,7 +69,9 @@ impl Domain {
         match object.forget_at {
             Some(forget_at) if forget_at > now => {
                 self.metadata
-                    .write((), move |tx, ()| async move { tx.object_delete_at(id, forget_at).await }.boxed())
+                    .write((), move |tx, ()| {
+                        async move { tx.object_delete_at(id, forget_at).await }.boxed()
+                    })
                     .await?;
                 Ok(false)
             }
@@ -75,7 +81,9 @@ impl Domain {
                     return Ok(false);
                 }
                 self.metadata
-                    .write((), move |tx, ()| async move { tx.object_forget(id, now).await }.boxed())
+                    .write((), move |tx, ()| {
+                        async move { tx.object_forget(id, now).await }.boxed()
+                    })
                     .await
             }
         }

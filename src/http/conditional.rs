@@ -49,8 +49,9 @@ pub fn evaluate(headers: &HeaderMap, method: &Method, validators: &Validators) -
 
     if headers.contains_key(IF_NONE_MATCH) {
         // A field that can't be parsed names no tag: the answer in full is always correct.
-        let matched = Tags::read(headers, &IF_NONE_MATCH)
-            .is_some_and(|tags| tags.contain(&validators.etag, |tag, etag| tag.weakly_equals(etag)));
+        let matched = Tags::read(headers, &IF_NONE_MATCH).is_some_and(|tags| {
+            tags.contain(&validators.etag, |tag, etag| tag.weakly_equals(etag))
+        });
         if matched {
             return if reads {
                 Outcome::NotModified
@@ -116,7 +117,8 @@ pub fn http_date(at: Timestamp) -> String {
 /// A field that can't be parsed matches nothing: a write that was meant to be guarded must not
 /// happen unguarded.
 fn matches_strongly(headers: &HeaderMap, etag: &str) -> bool {
-    Tags::read(headers, &IF_MATCH).is_some_and(|tags| tags.contain(etag, |tag, etag| tag.strongly_equals(etag)))
+    Tags::read(headers, &IF_MATCH)
+        .is_some_and(|tags| tags.contain(etag, |tag, etag| tag.strongly_equals(etag)))
 }
 
 /// Seconds since 1970. `None` where the field is to be ignored: absent, repeated, or no

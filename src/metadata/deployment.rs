@@ -24,7 +24,11 @@ struct Row {
 
 impl Conn<'_> {
     /// The row; when there was none, the one given is written first.
-    pub async fn deployment_claim(&mut self, environment: &str, database_id: Uuid) -> Result<Deployment> {
+    pub async fn deployment_claim(
+        &mut self,
+        environment: &str,
+        database_id: Uuid,
+    ) -> Result<Deployment> {
         on!(self, |c| {
             sqlx::query("INSERT INTO deployment (environment, database_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
                 .bind(environment)
@@ -46,7 +50,9 @@ impl Conn<'_> {
 
     pub async fn deployment_mark(&mut self) -> Result<()> {
         on!(self, |c| {
-            sqlx::query("UPDATE deployment SET marked = (1 = 1)").execute(c).await?;
+            sqlx::query("UPDATE deployment SET marked = (1 = 1)")
+                .execute(c)
+                .await?;
         });
         Ok(())
     }

@@ -48,11 +48,13 @@ impl Conn<'_> {
     /// The actions that happened to a target, the earliest first.
     pub async fn event_actions(&mut self, tenant: &Tenant, target: &str) -> Result<Vec<String>> {
         Ok(on!(self, |c| {
-            sqlx::query_scalar("SELECT action FROM events WHERE tenant = $1 AND target = $2 ORDER BY at, id")
-                .bind(tenant)
-                .bind(target)
-                .fetch_all(c)
-                .await?
+            sqlx::query_scalar(
+                "SELECT action FROM events WHERE tenant = $1 AND target = $2 ORDER BY at, id",
+            )
+            .bind(tenant)
+            .bind(target)
+            .fetch_all(c)
+            .await?
         }))
     }
 }

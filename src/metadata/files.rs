@@ -34,6 +34,12 @@ pub struct File {
     pub created_by: String,
 }
 
+impl File {
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
 /// What a list is sorted by; the id decides between equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortBy {
@@ -59,6 +65,8 @@ pub struct Filter {
     pub tenant: Tenant,
     /// Only the trash, or only what is not in it.
     pub trashed: bool,
+    /// What has expired by then is left out, though it may not be removed yet.
+    pub now: Timestamp,
     /// The first bytes of the name.
     pub prefix: Option<String>,
     pub sort: Sort,
@@ -123,11 +131,15 @@ impl Conn<'_> {
 
     pub async fn file_get(&mut self, tenant: &Tenant, id: FileId) -> Result<Option<File>> {
         let row: Option<Row> = on!(self, |c| {
-            sqlx::query_as(concat!("SELECT ", columns!(), " FROM files WHERE tenant = $1 AND id = $2"))
-                .bind(tenant)
-                .bind(id)
-                .fetch_optional(c)
-                .await?
+            sqlx::query_as(concat!(
+                "SELECT ",
+                columns!(),
+                " FROM files WHERE tenant = $1 AND id = $2"
+            ))
+            .bind(tenant)
+            .bind(id)
+            .fetch_optional(c)
+            .await?
         });
         row.map(File::try_from).transpose()
     }
@@ -170,11 +182,13 @@ impl Conn<'_> {
     /// Removes the row; the object it referred to, None when there was no such file.
     pub async fn file_delete(&mut self, tenant: &Tenant, id: FileId) -> Result<Option<ObjectId>> {
         Ok(on!(self, |c| {
-            sqlx::query_scalar("DELETE FROM files WHERE tenant = $1 AND id = $2 RETURNING object_id")
-                .bind(tenant)
-                .bind(id)
-                .fetch_optional(c)
-                .await?
+            sqlx::query_scalar(
+                "DELETE FROM files WHERE tenant = $1 AND id = $2 RETURNING object_id",
+            )
+            .bind(tenant)
+            .bind(id)
+            .fetch_optional(c)
+            .await?
         }))
     }
 
@@ -187,7 +201,11 @@ impl Conn<'_> {
     }
 
     /// Files in the trash since `before`, the oldest first.
-    pub async fn file_trashed_before(&mut self, before: Timestamp, limit: u32) -> Result<Vec<(Tenant, FileId)>> {
+    pub async fn file_trashed_before(
+        &mut self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(Tenant, FileId)>> {
         Ok(on!(self, |c| {
             sqlx::query_as("SELECT tenant, id FROM files WHERE trashed_at IS NOT NULL AND trashed_at <= $1 ORDER BY trashed_at LIMIT $2")
                 .bind(before)
@@ -198,7 +216,11 @@ impl Conn<'_> {
     }
 
     /// Files whose time has come, the longest overdue first.
-    pub async fn file_expired(&mut self, now: Timestamp, limit: u32) -> Result<Vec<(Tenant, FileId)>> {
+    pub async fn file_expired(
+        &mut self,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(Tenant, FileId)>> {
         Ok(on!(self, |c| {
             sqlx::query_as("SELECT tenant, id FROM files WHERE expires_at IS NOT NULL AND expires_at <= $1 ORDER BY expires_at LIMIT $2")
                 .bind(now)
@@ -219,7 +241,11 @@ impl Conn<'_> {
     }
 
     /// Files behind `after` in id order whose object is not live, is missing, or differs in size or checksum.
-    pub async fn file_broken_page(&mut self, after: Option<FileId>, limit: u32) -> Result<Vec<(FileId, ObjectId)>> {
+    pub async fn file_broken_page(
+        &mut self,
+        after: Option<FileId>,
+        limit: u32,
+    ) -> Result<Vec<(FileId, ObjectId)>> {
         let after = after.unwrap_or(FileId::from_uuid(uuid::Uuid::nil()));
         Ok(on!(self, |c| {
             sqlx::query_as(
@@ -250,11 +276,25 @@ where
         SortBy::CreatedAt => "created_at",
         SortBy::Name => "name",
     };
-    let (beyond, direction) = if filter.sort.descending { ("<", "DESC") } else { (">", "ASC") };
+    let (beyond, direction) = if filter.sort.descending {
+        ("<", "DESC")
+    } else {
+        (">", "ASC")
+    };
 
-    let mut query = QueryBuilder::new(concat!("SELECT ", columns!(), " FROM files WHERE tenant = "));
+    let mut query = QueryBuilder::new(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM files WHERE tenant = "
+    ));
     query.push_bind(filter.tenant.clone());
-    query.push(if filter.trashed { " AND trashed_at IS NOT NULL" } else { " AND trashed_at IS NULL" });
+    query.push(if filter.trashed {
+        " AND trashed_at IS NOT NULL"
+    } else {
+        " AND trashed_at IS NULL"
+    });
+    query.push(" AND (expires_at IS NULL OR expires_at > ");
+    query.push_bind(filter.now).push(")");
     if let Some(prefix) = filter.prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
         query.push(" AND name >= ").push_bind(prefix.to_owned());
         if let Some(end) = after_prefix(prefix) {
@@ -269,10 +309,16 @@ where
         }
         Some(After::Name(name, id)) => {
             query.push(format_args!(" AND (name, id) {beyond} ("));
-            query.push_bind(name.clone()).push(", ").push_bind(*id).push(")");
+            query
+                .push_bind(name.clone())
+                .push(", ")
+                .push_bind(*id)
+                .push(")");
         }
     }
-    query.push(format_args!(" ORDER BY {column} {direction}, id {direction} LIMIT "));
+    query.push(format_args!(
+        " ORDER BY {column} {direction}, id {direction} LIMIT "
+    ));
     query.push_bind(i64::from(filter.limit));
     query
 }

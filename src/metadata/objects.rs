@@ -141,7 +141,13 @@ impl Conn<'_> {
 
     /// Gives a writing object up. `settled`: every call to the store has ended, so that nothing can
     /// arrive at the key any more. False when it is not being written any more.
-    pub async fn object_abandon(&mut self, id: ObjectId, epoch: i64, now: Timestamp, settled: bool) -> Result<bool> {
+    pub async fn object_abandon(
+        &mut self,
+        id: ObjectId,
+        epoch: i64,
+        now: Timestamp,
+        settled: bool,
+    ) -> Result<bool> {
         let abandoned = on!(self, |c| {
             let sql = if settled {
                 "UPDATE objects SET state = 'dead', lease_until = NULL, delete_at = $3, forget_at = $3, quiet_at = $3
@@ -150,7 +156,13 @@ impl Conn<'_> {
                 "UPDATE objects SET state = 'dead', lease_until = NULL, delete_at = $3, forget_at = quiet_at
                  WHERE id = $1 AND state = 'writing' AND epoch = $2"
             };
-            sqlx::query(sql).bind(id).bind(epoch).bind(now).execute(c).await?.rows_affected()
+            sqlx::query(sql)
+                .bind(id)
+                .bind(epoch)
+                .bind(now)
+                .execute(c)
+                .await?
+                .rows_affected()
         });
         Ok(abandoned == 1)
     }
@@ -175,29 +187,43 @@ impl Conn<'_> {
         if released == 1 {
             Ok(())
         } else {
-            Err(Error::internal(format!("object {id} has no reference to drop")))
+            Err(Error::internal(format!(
+                "object {id} has no reference to drop"
+            )))
         }
     }
 
     pub async fn object_get(&mut self, id: ObjectId) -> Result<Option<Object>> {
         let row: Option<Row> = on!(self, |c| {
-            sqlx::query_as(concat!("SELECT ", columns!(), " FROM objects WHERE id = $1"))
-                .bind(id)
-                .fetch_optional(c)
-                .await?
+            sqlx::query_as(concat!(
+                "SELECT ",
+                columns!(),
+                " FROM objects WHERE id = $1"
+            ))
+            .bind(id)
+            .fetch_optional(c)
+            .await?
         });
         row.map(Object::try_from).transpose()
     }
 
     /// The rows behind `after` in id order.
-    pub async fn object_page(&mut self, after: Option<ObjectId>, limit: u32) -> Result<Vec<Object>> {
+    pub async fn object_page(
+        &mut self,
+        after: Option<ObjectId>,
+        limit: u32,
+    ) -> Result<Vec<Object>> {
         let after = after.unwrap_or(ObjectId::from_uuid(uuid::Uuid::nil()));
         let rows: Vec<Row> = on!(self, |c| {
-            sqlx::query_as(concat!("SELECT ", columns!(), " FROM objects WHERE id > $1 ORDER BY id LIMIT $2"))
-                .bind(after)
-                .bind(i64::from(limit))
-                .fetch_all(c)
-                .await?
+            sqlx::query_as(concat!(
+                "SELECT ",
+                columns!(),
+                " FROM objects WHERE id > $1 ORDER BY id LIMIT $2"
+            ))
+            .bind(after)
+            .bind(i64::from(limit))
+            .fetch_all(c)
+            .await?
         });
         rows.into_iter().map(Object::try_from).collect()
     }
@@ -221,7 +247,12 @@ impl Conn<'_> {
 
     /// Takes up to `limit` dead objects that are due, and puts the next look at them off until
     /// `again_at`: another replica leaves them alone meanwhile, and a crash loses nothing.
-    pub async fn object_claim_dead(&mut self, now: Timestamp, again_at: Timestamp, limit: u32) -> Result<Vec<Object>> {
+    pub async fn object_claim_dead(
+        &mut self,
+        now: Timestamp,
+        again_at: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Object>> {
         let rows: Vec<Row> = on!(self, |c| {
             sqlx::query_as(concat!(
                 "UPDATE objects SET delete_at = $2
@@ -299,7 +330,13 @@ impl Conn<'_> {
     }
 
     /// Corrects the references of a live object from `from` to `to`; none left makes it dead.
-    pub async fn object_mend_refs(&mut self, id: ObjectId, from: i64, to: i64, delete_at: Timestamp) -> Result<bool> {
+    pub async fn object_mend_refs(
+        &mut self,
+        id: ObjectId,
+        from: i64,
+        to: i64,
+        delete_at: Timestamp,
+    ) -> Result<bool> {
         Ok(on!(self, |c| {
             let sql = if to > 0 {
                 "UPDATE objects SET refs = $3 WHERE id = $1 AND state = 'live' AND refs = $2 AND $4 = $4"

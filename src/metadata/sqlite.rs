@@ -33,7 +33,10 @@ pub(super) struct Sqlite {
 }
 
 impl Sqlite {
-    pub(super) async fn open(settings: &Settings, migrations: &'static sqlx::migrate::Migrator) -> Result<Self> {
+    pub(super) async fn open(
+        settings: &Settings,
+        migrations: &'static sqlx::migrate::Migrator,
+    ) -> Result<Self> {
         let options = SqliteConnectOptions::from_str(&settings.url)?
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
@@ -41,9 +44,21 @@ impl Sqlite {
             .busy_timeout(settings.timeout)
             .create_if_missing(settings.migrate)
             .disable_statement_logging();
-        let mut conn = options.clone().connect().await?;
+        let mut conn = options.clone().connect().await.map_err(|error| {
+            if !settings.migrate && !options.get_filename().exists() {
+                Error::unavailable("there is no database yet: run `box migrate`")
+            } else {
+                error.into()
+            }
+        })?;
         if settings.migrate {
-            super::migrator(migrations).run(&mut conn).await.map_err(Error::internal)?;
+            // The lock under which the others that start now wait: sqlx has none for SQLite.
+            let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
+            super::migrator(migrations)
+                .run(&mut *transaction)
+                .await
+                .map_err(Error::internal)?;
+            transaction.commit().await?;
         } else {
             super::schema_check(&mut Conn::Sqlite(&mut conn), migrations).await?;
         }
@@ -72,17 +87,24 @@ impl Sqlite {
         F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>> + Send + Sync + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let job = Write { input, body, outcome: None, answer };
+        let job = Write {
+            input,
+            body,
+            outcome: None,
+            answer,
+        };
         self.jobs.send(Box::new(job)).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
 
     pub(super) async fn close(&self) {
-        let writer = self.writer.lock().await.take();
-        // Queued behind all that waits: the task ends when it comes to it.
-        let _ = self.jobs.send(Box::new(Last)).await;
-        if let Some(writer) = writer {
-            let _ = writer.await;
+        // Held meanwhile, so that one who closes at the same time does not return before the end.
+        let mut writer = self.writer.lock().await;
+        if let Some(task) = writer.as_mut() {
+            // Queued behind all that waits: the task ends when it comes to it.
+            let _ = self.jobs.send(Box::new(Last)).await;
+            let _ = task.await;
+            *writer = None;
         }
         self.readers.close().await;
     }
@@ -121,8 +143,10 @@ where
     fn run<'a>(&'a mut self, conn: &'a mut SqliteConnection) -> BoxFuture<'a, bool> {
         async move {
             let mut conn = Conn::Sqlite(conn);
-            // A panic in one write must not end the task that all writes go through.
-            let outcome = AssertUnwindSafe((self.body)(&mut conn, &self.input))
+            // A panic in one write must not end the task that all writes go through. The call
+            // stands within the future: a body may panic before it has made its own.
+            let call = async { (self.body)(&mut conn, &self.input).await };
+            let outcome = AssertUnwindSafe(call)
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(Error::internal("a transaction panicked")));
@@ -137,7 +161,9 @@ where
         let outcome = match (self.outcome, committed) {
             (Some(Err(error)), _) | (_, Err(error)) => Err(error),
             (Some(Ok(value)), Ok(())) => Ok(value),
-            (None, Ok(())) => Err(Error::internal("a transaction was committed without having run")),
+            (None, Ok(())) => Err(Error::internal(
+                "a transaction was committed without having run",
+            )),
         };
         // A caller who went away is told by nobody.
         let _ = self.answer.send(outcome);
@@ -163,7 +189,9 @@ async fn run(mut conn: SqliteConnection, mut jobs: mpsc::Receiver<Box<dyn Job>>)
     let mut last = false;
     while !last && let Some(first) = jobs.recv().await {
         let mut group = vec![first];
-        while group.len() < GROUP && let Ok(next) = jobs.try_recv() {
+        while group.len() < GROUP
+            && let Ok(next) = jobs.try_recv()
+        {
             group.push(next);
         }
         last = group.iter().any(|job| job.is_last());
@@ -171,7 +199,9 @@ async fn run(mut conn: SqliteConnection, mut jobs: mpsc::Receiver<Box<dyn Job>>)
         for job in group {
             let committed = match &committed {
                 Ok(()) => Ok(()),
-                Err(error) => Err(Error::unavailable(format!("the transaction was not committed: {error}"))),
+                Err(error) => Err(Error::unavailable(format!(
+                    "the transaction was not committed: {error}"
+                ))),
             };
             job.answer(committed);
         }
@@ -179,24 +209,40 @@ async fn run(mut conn: SqliteConnection, mut jobs: mpsc::Receiver<Box<dyn Job>>)
     let _ = conn.close().await;
 }
 
-async fn commit(conn: &mut SqliteConnection, group: &mut [Box<dyn Job>]) -> Result<(), sqlx::Error> {
-    // Dropping it rolls back, whatever state an error left it in.
-    let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
-    let alone = group.len() == 1;
-    for job in group {
-        if !alone {
-            sqlx::query("SAVEPOINT write").execute(&mut *transaction).await?;
+async fn commit(
+    conn: &mut SqliteConnection,
+    group: &mut [Box<dyn Job>],
+) -> Result<(), sqlx::Error> {
+    // No transaction of sqlx's: it counts what it began, and SQLite ends a transaction on its own
+    // when the disk is full or fails. The count would be wrong then, and every later write refused.
+    let outcome = transact(conn, group).await;
+    if !matches!(outcome, Ok(true)) {
+        // Fails where SQLite was first.
+        let _ = sqlx::query("ROLLBACK").execute(conn).await;
+    }
+    outcome.map(drop)
+}
+
+/// True when the group was committed, false when there is nothing of it to commit.
+async fn transact(
+    conn: &mut SqliteConnection,
+    group: &mut [Box<dyn Job>],
+) -> Result<bool, sqlx::Error> {
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *conn).await?;
+    if let [job] = group {
+        if !job.run(conn).await {
+            return Ok(false);
         }
-        let stays = job.run(&mut transaction).await;
-        if !stays && alone {
-            return transaction.rollback().await;
-        }
-        if !stays {
-            sqlx::query("ROLLBACK TO write").execute(&mut *transaction).await?;
-        }
-        if !alone {
-            sqlx::query("RELEASE write").execute(&mut *transaction).await?;
+    } else {
+        for job in group {
+            sqlx::query("SAVEPOINT write").execute(&mut *conn).await?;
+            // Either fails when the transaction was lost meanwhile, and with it the whole group.
+            if !job.run(conn).await {
+                sqlx::query("ROLLBACK TO write").execute(&mut *conn).await?;
+            }
+            sqlx::query("RELEASE write").execute(&mut *conn).await?;
         }
     }
-    transaction.commit().await
+    sqlx::query("COMMIT").execute(conn).await?;
+    Ok(true)
 }

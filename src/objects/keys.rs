@@ -30,9 +30,14 @@ pub struct ObjectKey {
 pub enum Named {
     Marker,
     /// The key of an object.
-    Object { tenant: Tenant, id: ObjectId },
+    Object {
+        tenant: Tenant,
+        id: ObjectId,
+    },
     /// A temporary name of the local store.
-    Temporary { id: ObjectId },
+    Temporary {
+        id: ObjectId,
+    },
     /// Nothing that this service would write.
     Foreign,
 }
@@ -63,7 +68,9 @@ impl Root {
 
     pub fn object(&self, tenant: &Tenant, id: ObjectId) -> ObjectKey {
         let made = Timestamp::from_micros(
-            i64::try_from(id.unix_millis().unwrap_or(0)).unwrap_or(0).saturating_mul(1_000),
+            i64::try_from(id.unix_millis().unwrap_or(0))
+                .unwrap_or(0)
+                .saturating_mul(1_000),
         )
         .to_datetime();
         let path = format!(
@@ -85,7 +92,10 @@ impl Root {
 
     /// Reads a path as this root would have written it; anything that differs by a byte is foreign.
     pub fn parse(&self, path: &str) -> Named {
-        let Some(rest) = path.strip_prefix(&self.base).and_then(|rest| rest.strip_prefix('/')) else {
+        let Some(rest) = path
+            .strip_prefix(&self.base)
+            .and_then(|rest| rest.strip_prefix('/'))
+        else {
             return Named::Foreign;
         };
         if rest == MARKER {
@@ -94,16 +104,20 @@ impl Root {
         let parts: Vec<&str> = rest.split('/').collect();
         match parts.as_slice() {
             [TMP, name] => {
-                let parsed = name.split_once('.').and_then(|(id, epoch)| {
-                    Some((id.parse().ok()?, epoch.parse::<i64>().ok()?))
-                });
+                let parsed = name
+                    .split_once('.')
+                    .and_then(|(id, epoch)| Some((id.parse().ok()?, epoch.parse::<i64>().ok()?)));
                 match parsed {
-                    Some((id, epoch)) if self.temporary(id, epoch) == path => Named::Temporary { id },
+                    Some((id, epoch)) if self.temporary(id, epoch) == path => {
+                        Named::Temporary { id }
+                    }
                     _ => Named::Foreign,
                 }
             }
             [tenant, _year, _month, id] => match (tenant.parse(), id.parse()) {
-                (Ok(tenant), Ok(id)) if self.object(&tenant, id).path == path => Named::Object { tenant, id },
+                (Ok(tenant), Ok(id)) if self.object(&tenant, id).path == path => {
+                    Named::Object { tenant, id }
+                }
                 _ => Named::Foreign,
             },
             _ => Named::Foreign,
@@ -137,7 +151,10 @@ mod tests {
         let id: ObjectId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
         let tenant: Tenant = "acme".parse().unwrap();
         let key = root.object(&tenant, id);
-        assert_eq!(key.path(), "images/staging/acme/2023/06/01890a5d-ac96-774b-bcce-b302099a8057");
+        assert_eq!(
+            key.path(),
+            "images/staging/acme/2023/06/01890a5d-ac96-774b-bcce-b302099a8057"
+        );
         assert_eq!(root.parse(key.path()), Named::Object { tenant, id });
         assert_eq!(root.parse(&root.temporary(id, 3)), Named::Temporary { id });
         assert_eq!(root.parse(&root.marker()), Named::Marker);
@@ -158,6 +175,9 @@ mod tests {
         let root = Root::new("", "development");
         let id = ObjectId::new(Timestamp::from_micros(1_700_000_000_000_000));
         let tenant: Tenant = "tmp".parse().unwrap();
-        assert_eq!(root.parse(root.object(&tenant, id).path()), Named::Object { tenant, id });
+        assert_eq!(
+            root.parse(root.object(&tenant, id).path()),
+            Named::Object { tenant, id }
+        );
     }
 }

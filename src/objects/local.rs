@@ -66,7 +66,7 @@ impl Local {
             temporary: self.path(&root.temporary(key.id(), epoch)),
             destination: self.path(key.path()),
             lease,
-            file: None,
+            progress: Progress::Writing(None),
             running: false,
         }
     }
@@ -96,7 +96,9 @@ impl Local {
     pub(super) async fn head(&self, path: &str) -> Result<Option<Found>> {
         let path = self.path(path);
         blocking(move || match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Ok(Some(Found { size: metadata.len() })),
+            Ok(metadata) if metadata.is_file() => Ok(Some(Found {
+                size: metadata.len(),
+            })),
             Ok(_) => Ok(None),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(Error::unavailable(error)),
@@ -104,13 +106,25 @@ impl Local {
         .await
     }
 
-    pub(super) async fn erase(&self, root: &Root, key: &ObjectKey, last_epoch: i64) -> Result<bool> {
-        let temporaries: Vec<PathBuf> = (1..=last_epoch)
+    pub(super) async fn erase(
+        &self,
+        root: &Root,
+        key: &ObjectKey,
+        last_epoch: i64,
+    ) -> Result<bool> {
+        // 0 is a marker's on its way.
+        let temporaries: Vec<PathBuf> = (0..=last_epoch)
             .map(|epoch| self.path(&root.temporary(key.id(), epoch)))
             .collect();
         let destination = self.path(key.path());
+        let tmp = self.path(&root.tmp_dir());
         let store = self.inner.clone();
         blocking(move || {
+            // Made at start and never removed: without it the disk is not mounted, and what is not
+            // found on it is not gone.
+            if !tmp.is_dir() {
+                return Err(Error::unavailable("the store's directory is not there"));
+            }
             let mut found = false;
             // The temporary names go first: a writer that wakes up late then has nothing to rename.
             for path in &temporaries {
@@ -131,7 +145,9 @@ impl Local {
             while let Some(next) = pending.pop() {
                 if let Err(error) = list_directory(&directory, &next, &mut pending, &send) {
                     // A directory that went away meanwhile has nothing to list.
-                    if !is_absent(&error) && send.blocking_send(Err(Error::unavailable(error))).is_err() {
+                    if !is_absent(&error)
+                        && send.blocking_send(Err(Error::unavailable(error))).is_err()
+                    {
                         return;
                     }
                 }
@@ -154,7 +170,12 @@ impl Local {
     }
 
     /// Whole or not at all: written aside, then linked to its name, which fails when that is taken.
-    pub(super) async fn marker_create(&self, root: &Root, aside: ObjectId, content: Bytes) -> Result<bool> {
+    pub(super) async fn marker_create(
+        &self,
+        root: &Root,
+        aside: ObjectId,
+        content: Bytes,
+    ) -> Result<bool> {
         let aside = self.path(&root.temporary(aside, 0));
         let path = self.path(&root.marker());
         let store = self.inner.clone();
@@ -181,10 +202,18 @@ impl Local {
 impl Inner {
     /// Makes a directory and those above it, each durable in its parent before it is used.
     fn make_directory(&self, directory: &Path) -> std::io::Result<()> {
-        if self.made.lock().unwrap_or_else(PoisonError::into_inner).contains(directory) {
+        if self
+            .made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(directory)
+        {
             return Ok(());
         }
-        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        if let Some(parent) = directory
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             // The directory above our own is the operator's: `create_dir_all` makes what is missing of it.
             if directory.starts_with(&self.directory) && directory != self.directory {
                 self.make_directory(parent)?;
@@ -230,36 +259,45 @@ pub struct Writer {
     temporary: PathBuf,
     destination: PathBuf,
     lease: Lease,
-    file: Option<Arc<File>>,
+    progress: Progress,
     /// A call is under way, or was when the future that made it was dropped.
     running: bool,
 }
 
+enum Progress {
+    /// The temporary file, once there is one.
+    Writing(Option<Arc<File>>),
+    Finished,
+    /// A call failed or was given up: what the temporary file holds is not known.
+    Failed,
+}
+
 impl Writer {
     pub(super) async fn write(&mut self, chunks: Vec<Bytes>) -> Result<()> {
-        let file = self.file.take();
+        let file = self.take_file()?;
         let temporary = self.temporary.clone();
         let lease = self.lease.clone();
-        self.running = true;
-        let written = blocking(move || {
-            let file = open_once(file, &temporary, &lease)?;
-            write_all(&file, &chunks).map_err(storage_error)?;
-            Ok(file)
-        })
-        .await;
-        self.running = false;
-        self.file = Some(written?);
+        let file = self
+            .run(move || {
+                let file = open_once(file, &temporary, &lease)?;
+                write_all(&file, &chunks).map_err(storage_error)?;
+                Ok(file)
+            })
+            .await?;
+        self.progress = Progress::Writing(Some(file));
         Ok(())
     }
 
     pub(super) async fn finish(&mut self) -> Result<()> {
-        let file = self.file.take();
+        if let Progress::Finished = self.progress {
+            return Ok(());
+        }
+        let file = self.take_file()?;
         let temporary = self.temporary.clone();
         let destination = self.destination.clone();
         let store = self.store.clone();
         let lease = self.lease.clone();
-        self.running = true;
-        let finished = blocking(move || {
+        self.run(move || {
             let file = open_once(file, &temporary, &lease)?;
             if store.fsync {
                 file.sync_all().map_err(storage_error)?;
@@ -272,13 +310,37 @@ impl Writer {
             fs::rename(&temporary, &destination).map_err(storage_error)?;
             store.sync_parent(&destination).map_err(storage_error)
         })
-        .await;
+        .await?;
+        self.progress = Progress::Finished;
+        Ok(())
+    }
+
+    /// The file so far; from here on the writer has failed, until the call that took it has succeeded.
+    fn take_file(&mut self) -> Result<Option<Arc<File>>> {
+        match std::mem::replace(&mut self.progress, Progress::Failed) {
+            Progress::Writing(file) => Ok(file),
+            Progress::Finished => {
+                self.progress = Progress::Finished;
+                Err(Error::internal("bytes came after the end of an object"))
+            }
+            Progress::Failed => Err(Error::unavailable("an earlier call of this writer failed")),
+        }
+    }
+
+    async fn run<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.running = true;
+        let outcome = blocking(work).await;
         self.running = false;
-        finished
+        outcome
     }
 
     pub(super) async fn abort(&mut self) {
-        self.file = None;
+        if !matches!(self.progress, Progress::Finished) {
+            self.progress = Progress::Failed;
+        }
         let temporary = self.temporary.clone();
         let store = self.store.clone();
         // What fails here is left to the reaper.
@@ -296,7 +358,9 @@ fn open_once(file: Option<Arc<File>>, temporary: &Path, lease: &Lease) -> Result
     }
     lease.outlasts(CALL_TIMEOUT)?;
     // A name holds the object's id and the writer's epoch: nobody else's bytes can be there.
-    File::create_new(temporary).map(Arc::new).map_err(storage_error)
+    File::create_new(temporary)
+        .map(Arc::new)
+        .map_err(storage_error)
 }
 
 fn write_all(mut file: &File, chunks: &[Bytes]) -> std::io::Result<()> {
@@ -315,7 +379,11 @@ fn write_all(mut file: &File, chunks: &[Bytes]) -> std::io::Result<()> {
 }
 
 /// The rest of a file, one read ahead of the reader.
-fn read_ahead(file: Arc<File>, first: Bytes, rest: Range<u64>) -> impl futures::Stream<Item = Result<Bytes>> {
+fn read_ahead(
+    file: Arc<File>,
+    first: Bytes,
+    rest: Range<u64>,
+) -> impl futures::Stream<Item = Result<Bytes>> {
     async_stream::try_stream! {
         let mut at = rest.start;
         let mut length = FIRST_READ;
@@ -373,7 +441,9 @@ fn list_directory(
             size: metadata.len(),
             modified: metadata
                 .modified()
-                .map_or(Timestamp::from_micros(0), |modified| Timestamp::from_datetime(modified.into())),
+                .map_or(Timestamp::from_micros(0), |modified| {
+                    Timestamp::from_datetime(modified.into())
+                }),
             multipart: false,
         };
         if send.blocking_send(Ok(listed)).is_err() {
@@ -397,6 +467,10 @@ fn storage_error(error: std::io::Error) -> Error {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Error::internal)?
 }

@@ -1,2 +1,13 @@
+mod access;
+mod commands;
+mod connections;
+mod consistency;
+mod contents;
+mod deployment;
+mod files;
+mod harness;
+mod layers;
+mod metadata_conformance;
 mod objects_conformance;
 mod objects_s3_faults;
+mod operations;

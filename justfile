@@ -1,0 +1,33 @@
+# What is done often, by name: `just` lists it. Nothing here does more than the line it shows.
+
+_default:
+    @just --list
+
+# The release binary, target/release/box
+build:
+    cargo build --locked --release
+
+# All tests beside a PostgreSQL and an S3 server of their own; words select tests by name
+test *filter:
+    scripts/test {{ filter }}
+
+# The same, with the long ones
+test-full *filter:
+    scripts/test --full {{ filter }}
+
+# What CI checks before the tests
+lint:
+    .ci/run lint
+
+# The service on this machine, with its data in ./box-data
+serve *arguments:
+    cargo run --locked -- serve {{ arguments }}
+
+# A shell beside PostgreSQL and S3, which stop when it is left
+servers:
+    scripts/with-servers bash
+
+# Writes openapi.json anew; a failed run leaves the old one
+openapi:
+    cargo run --locked --quiet -- openapi > target/openapi.json
+    mv target/openapi.json openapi.json

@@ -1,0 +1,103 @@
+//! One service, put together from its configuration: what the handlers, the workers and the
+//! commands share.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::Tokens;
+use crate::clock::Clock;
+use crate::config::{Config, SigningSecrets};
+use crate::domain::health::Health;
+use crate::domain::{Domain, Rules};
+use crate::error::Result;
+use crate::metadata::{self, Metadata};
+use crate::objects::Objects;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    pub config: Arc<Config>,
+    pub domain: Domain,
+    pub tokens: Arc<Tokens>,
+    pub health: Arc<Health>,
+    /// What must run to its end though the request that began it is gone.
+    pub tasks: TaskTracker,
+    /// Cancelled once the service is to stop.
+    pub stopping: CancellationToken,
+}
+
+impl App {
+    /// Connects to the database and the store, and makes sure that they are those of this
+    /// environment and of each other.
+    ///
+    /// # Errors
+    /// What can't be reached, or belongs to another deployment: a text for the operator.
+    pub async fn open(config: Config, secrets: &SigningSecrets, clock: Clock) -> Result<Self> {
+        let domain = open_domain(&config, config.database.migrate, clock.clone()).await?;
+        Ok(Self {
+            health: Arc::new(Health::new(domain.clone())),
+            domain,
+            tokens: Arc::new(Tokens::new(secrets, clock)),
+            config: Arc::new(config),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        })
+    }
+}
+
+/// The domain alone, for the commands that serve nothing.
+///
+/// # Errors
+/// As [`App::open`].
+pub async fn open_domain(config: &Config, migrate: bool, clock: Clock) -> Result<Domain> {
+    let metadata = open_metadata(config, migrate).await?;
+    let objects = Objects::open(&config.store_settings(), &config.environment)
+        .map_err(|error| error.detailed(format!("can't open the store {}", config.store_url())))?;
+    let domain = Domain {
+        metadata,
+        objects,
+        clock,
+        rules: Arc::new(Rules {
+            limits: config.limits.clone(),
+            lease: config.store.lease,
+            request_horizon: config.store.request_horizon,
+            trash_keep: config.trash.keep,
+            reaper_delay: config.reaper.delay,
+        }),
+        died: Arc::default(),
+    };
+    domain
+        .deployment_claim(&config.environment)
+        .await
+        .map_err(|error| {
+            error.detailed(format!(
+                "can't use the database {} with the store {}",
+                config.database_url(),
+                config.store_url()
+            ))
+        })?;
+    Ok(domain)
+}
+
+/// The database alone.
+///
+/// # Errors
+/// As [`App::open`].
+pub async fn open_metadata(config: &Config, migrate: bool) -> Result<Metadata> {
+    Metadata::open(&metadata_settings(config, migrate))
+        .await
+        .map_err(|error| {
+            error.detailed(format!("can't open the database {}", config.database_url()))
+        })
+}
+
+fn metadata_settings(config: &Config, migrate: bool) -> metadata::Settings {
+    metadata::Settings {
+        url: config.database_url().expose().to_owned(),
+        max_connections: config.database.max_connections,
+        timeout: config.database.timeout,
+        migrate,
+    }
+}

@@ -1,0 +1,131 @@
+//! `box serve`.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::app::App;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::server;
+
+use super::{Failure, data_dir, print};
+
+pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
+    let signals = Signals::listen()?;
+    raise_file_limit();
+    let lock = if data_dir::is_used(&config) {
+        data_dir::make(&config)?;
+        Some(data_dir::lock(&config)?)
+    } else {
+        None
+    };
+    let secrets = data_dir::signing_secrets(&config)?;
+    let app = App::open(config, &secrets, Clock::system()).await?;
+    let listen = app.config.listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| format!("can't listen on {listen}: {error}"))?;
+    let bound = listener.local_addr()?;
+    tracing::info!(
+        address = %bound,
+        environment = %app.config.environment,
+        database = %app.config.database_url(),
+        store = %app.config.store_url(),
+        version = env!("CARGO_PKG_VERSION"),
+        "listening"
+    );
+    if app.config.environment.is_development() {
+        print(&welcome(&app.config, bound))?;
+    }
+    server::serve(app, listener, signals.stop()).await;
+    drop(lock);
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Ready at the first signal. A second one ends the process at once: what it leaves behind is
+    /// what a crash leaves.
+    async fn stop(mut self) {
+        self.next().await;
+        tokio::spawn(async move {
+            self.next().await;
+            tracing::warn!("a second signal: ending at once");
+            std::process::exit(130);
+        });
+    }
+}
+
+/// A connection takes a file descriptor and an upload another; the soft limit of 1,024 that most
+/// systems start with is for the sake of `select`.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit on open files could not be raised");
+        }
+    }
+}
+
+/// Lines to copy for a first upload.
+fn welcome(config: &Config, bound: SocketAddr) -> String {
+    let url = config.public_url_at(bound);
+    let program = std::env::current_exe().map_or_else(|_| "box".to_owned(), |path| quoted(&path));
+    let secret = if config.auth.secret.is_some() {
+        String::new()
+    } else {
+        let directory = std::path::absolute(&config.data_dir);
+        let directory = directory.as_deref().unwrap_or(&config.data_dir);
+        format!(" --data-dir {}", quoted(directory))
+    };
+    format!(
+        r#"
+Box Service is listening on {url}
+The API is described at     {url}docs
+
+A first upload, to copy into another terminal:
+
+  TOKEN=$({program} token{secret} --tenant demo --subject me --scopes "files:read files:write files:delete" --ttl 12h)
+  echo 'Hello, Box!' | curl -sS -H "Authorization: Bearer $TOKEN" -H 'Content-Type: text/plain' --data-binary @- '{url}v1/files?name=hello.txt'
+  curl -sS -H "Authorization: Bearer $TOKEN" '{url}v1/files'
+
+"#
+    )
+}
+
+/// As one word of a shell's command.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = text
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
+    if plain {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}

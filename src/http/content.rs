@@ -1,0 +1,252 @@
+//! `/v1/files/{id}/content`: the bytes.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::StreamExt;
+
+use crate::app::App;
+use crate::domain::files::File;
+use crate::error::{Error, Kind, Result};
+use crate::objects::ByteStream;
+
+use super::conditional::{self, Outcome, Validators};
+use super::digest;
+use super::disposition::{self, Disposition};
+use super::extract::{PathId, Query};
+use super::files::precondition_failed;
+use super::guard::Who;
+use super::range::{self, Multipart, Ranges};
+
+/// What a file's content is known by.
+pub(super) fn content_tag(file: &File) -> String {
+    format!("\"{}\"", file.object_id)
+}
+
+/// Fetch a file's content
+///
+/// Streamed. A file in the trash answers 410. What a browser might run is always an attachment.
+#[utoipa::path(
+    get, path = "/v1/files/{id}/content", tag = "files",
+    params(
+        ("id" = String, Path, description = "The file's id"),
+        ("disposition" = Option<String>, Query, description = "`inline` or `attachment`; only content types that can run nothing are ever inline"),
+        ("redirect" = Option<bool>, Query, description = "`true`: 307 to the store itself, where the store can serve it; the URL is good for 15 minutes"),
+        ("Range" = Option<String>, Header, description = "Up to 16 ranges of bytes (RFC 9110, section 14)"),
+        ("If-Range" = Option<String>, Header, description = "An ETag or a date"),
+        ("If-None-Match" = Option<String>, Header, description = "ETags"),
+        ("If-Modified-Since" = Option<String>, Header, description = "A date"),
+    ),
+    responses(
+        (status = 200, description = "All bytes", content_type = "application/octet-stream", body = Vec<u8>,
+            headers(
+                ("ETag" = String, description = "Changes with the content"),
+                ("Repr-Digest" = String, description = "The SHA-256 of all bytes (RFC 9530)"),
+            )),
+        (status = 206, description = "The bytes asked for; several ranges as `multipart/byteranges`",
+            content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 304, description = "The content is still as the request's conditions say"),
+        (status = 307, description = "The content is at `Location`"),
+    ),
+)]
+pub(super) async fn get(
+    state: State<App>,
+    who: Who,
+    id: PathId,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response> {
+    answer(state, who, id, uri, headers, Method::GET).await
+}
+
+/// Fetch the head of a file's content
+#[utoipa::path(
+    head, path = "/v1/files/{id}/content", tag = "files",
+    params(
+        ("id" = String, Path, description = "The file's id"),
+        ("disposition" = Option<String>, Query, description = "As with GET"),
+        ("redirect" = Option<bool>, Query, description = "Taken, and without effect: a URL of the store is good for GET only"),
+    ),
+    responses(
+        (status = 200, description = "The header fields that GET would have, without the bytes"),
+        (status = 304, description = "The content is still as the request's conditions say"),
+    ),
+)]
+pub(super) async fn head(
+    state: State<App>,
+    who: Who,
+    id: PathId,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response> {
+    answer(state, who, id, uri, headers, Method::HEAD).await
+}
+
+async fn answer(
+    State(app): State<App>,
+    Who(principal): Who,
+    PathId(id): PathId,
+    uri: Uri,
+    headers: HeaderMap,
+    method: Method,
+) -> Result<Response> {
+    let mut query = Query::read(&uri, &["disposition", "redirect"])?;
+    let wanted = query.parse("disposition", "inline or attachment", |text| match text {
+        "inline" => Some(Disposition::Inline),
+        "attachment" => Some(Disposition::Attachment),
+        _ => None,
+    })?;
+    let redirect = query.flag("redirect")? && method == Method::GET;
+
+    let file = app
+        .domain
+        .file_get(&principal.tenant, id)
+        .await?
+        .ok_or_else(Error::not_found)?;
+    if file.trashed_at.is_some() {
+        return Err(Error::new(Kind::Gone, "The file is in the trash."));
+    }
+    let disposition = match wanted {
+        Some(Disposition::Inline) if disposition::inline_allowed(&file.content_type) => {
+            disposition::header(Disposition::Inline, &file.name)
+        }
+        _ => disposition::header(Disposition::Attachment, &file.name),
+    };
+    let validators = Validators {
+        etag: content_tag(&file),
+        last_modified: file.created_at,
+    };
+    match conditional::evaluate(&headers, &method, &validators) {
+        Outcome::Proceed => {}
+        Outcome::NotModified => {
+            let mut response = StatusCode::NOT_MODIFIED.into_response();
+            describe(response.headers_mut(), &file, &validators);
+            return Ok(response);
+        }
+        Outcome::PreconditionFailed => return Err(precondition_failed()),
+    }
+    if redirect {
+        let text = disposition.to_str().unwrap_or("attachment");
+        if let Some(url) = app.domain.file_presign(&file, text).await? {
+            let fields = [(LOCATION, url), (CACHE_CONTROL, "no-store".to_owned())];
+            return Ok((StatusCode::TEMPORARY_REDIRECT, fields).into_response());
+        }
+    }
+
+    let ranges = if conditional::range_applies(&headers, &validators) {
+        range::requested(&method, &headers, file.size)
+    } else {
+        Ranges::Whole
+    };
+    let mut response = if method == Method::HEAD {
+        of_length(StatusCode::OK, file.size, Body::empty())
+    } else {
+        match ranges {
+            Ranges::Whole if file.size == 0 => of_length(StatusCode::OK, 0, Body::empty()),
+            Ranges::Whole => {
+                let bytes = app.domain.file_read(&file, 0..file.size).await?;
+                of_length(StatusCode::OK, file.size, Body::from_stream(bytes))
+            }
+            Ranges::One(range) => {
+                let length = range.end - range.start;
+                let field = field(range::content_range(&range, file.size))?;
+                let bytes = app.domain.file_read(&file, range).await?;
+                let body = Body::from_stream(bytes);
+                let mut response = of_length(StatusCode::PARTIAL_CONTENT, length, body);
+                response.headers_mut().insert(CONTENT_RANGE, field);
+                response
+            }
+            Ranges::Many(ranges) => several(&app, &file, &ranges).await?,
+            Ranges::Unsatisfiable => return unsatisfiable(&file),
+        }
+    };
+    let fields = response.headers_mut();
+    describe(fields, &file, &validators);
+    fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    fields.insert(CONTENT_DISPOSITION, disposition);
+    if !fields.contains_key(CONTENT_TYPE) {
+        fields.insert(CONTENT_TYPE, field(file.content_type.clone())?);
+    }
+    if let Some(sha256) = &file.sha256 {
+        fields.insert(digest::REPR_DIGEST, digest::repr_digest(sha256));
+    }
+    // Whatever the bytes are, a browser that shows them gives them no rights in this origin.
+    fields.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("sandbox; default-src 'none'"),
+    );
+    Ok(response)
+}
+
+/// The fields that a 304 has too (RFC 9110, section 15.4.5).
+fn describe(fields: &mut HeaderMap, file: &File, validators: &Validators) {
+    for (name, value) in [
+        (ETAG, validators.etag.clone()),
+        (LAST_MODIFIED, conditional::http_date(file.created_at)),
+        (CACHE_CONTROL, "private, no-cache".to_owned()),
+    ] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            fields.insert(name, value);
+        }
+    }
+}
+
+fn of_length(status: StatusCode, length: u64, body: Body) -> Response {
+    (status, [(CONTENT_LENGTH, length.to_string())], body).into_response()
+}
+
+fn unsatisfiable(file: &File) -> Result<Response> {
+    let error = Error::new(
+        Kind::RangeNotSatisfiable,
+        format!("The file has {} bytes.", file.size),
+    );
+    let mut response = error.into_response();
+    let value = field(range::unsatisfied_range(file.size))?;
+    response.headers_mut().insert(CONTENT_RANGE, value);
+    Ok(response)
+}
+
+fn field(value: String) -> Result<HeaderValue> {
+    HeaderValue::try_from(value).map_err(Error::internal)
+}
+
+/// `multipart/byteranges`. The first part is opened before the status is sent, the others when
+/// their turn comes.
+async fn several(app: &App, file: &File, ranges: &[std::ops::Range<u64>]) -> Result<Response> {
+    let boundary = hex::encode(rand::random::<[u8; 16]>());
+    let layout = Multipart::new(ranges, file.size, &file.content_type, &boundary);
+    let mut parts = layout.parts.into_iter();
+    let mut first = match parts.next() {
+        Some(part) => {
+            let bytes = app.domain.file_read(file, part.range.clone()).await?;
+            Some((part.head, bytes))
+        }
+        None => None,
+    };
+    let (domain, file, closing) = (app.domain.clone(), file.clone(), layout.closing);
+    let bytes: ByteStream = async_stream::try_stream! {
+        while let Some((head, mut bytes)) = first.take() {
+            yield Bytes::from(head);
+            while let Some(chunk) = bytes.next().await {
+                yield chunk?;
+            }
+            if let Some(part) = parts.next() {
+                let bytes = domain.file_read(&file, part.range).await?;
+                first = Some((part.head, bytes));
+            }
+        }
+        yield Bytes::from(closing);
+    }
+    .boxed();
+    let body = Body::from_stream(bytes);
+    let mut response = of_length(StatusCode::PARTIAL_CONTENT, layout.length, body);
+    let content_type = field(Multipart::content_type(&boundary))?;
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    Ok(response)
+}

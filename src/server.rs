@@ -1,0 +1,164 @@
+//! Connections: accepted, bounded in number and time, and drained when the service stops.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::app::App;
+use crate::http::{self, Peer};
+use crate::workers;
+
+mod stream;
+
+use stream::{Activity, Stream, Timeouts};
+
+/// How long uploads that were cut off may take to give their objects up. What takes longer is left
+/// to the leases.
+const ABANDON: Duration = Duration::from_secs(5);
+
+/// After a failed accept: the likely reason is a lack of file descriptors, which won't end at once.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Serves `listener` until `stop` is ready; then lets the requests in flight finish for
+/// `limits.shutdown_grace`, cuts off what still runs, and closes the database.
+pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = ()>) {
+    let stopping = app.stopping.clone();
+    let reaper = tokio::spawn(workers::reaper(
+        app.domain.clone(),
+        app.config.reaper.interval,
+        stopping.clone(),
+    ));
+
+    let connections = Connections::new(&app);
+    tokio::select! {
+        () = stop => {}
+        () = connections.accept(listener) => {}
+    }
+    stopping.cancel();
+    tracing::info!("stopping: no new connections, requests in flight may finish");
+    connections.drain(app.config.limits.shutdown_grace).await;
+
+    app.tasks.close();
+    if tokio::time::timeout(ABANDON, app.tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("uploads that were cut off are left to their leases");
+    }
+    let _ = reaper.await;
+    app.domain.metadata.close().await;
+    tracing::info!("stopped");
+}
+
+struct Connections {
+    router: axum::Router,
+    timeouts: Timeouts,
+    permits: std::sync::Arc<Semaphore>,
+    graceful: GracefulShutdown,
+    /// Cancelled when the time to finish is over.
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Connections {
+    fn new(app: &App) -> Self {
+        let limits = &app.config.limits;
+        let most = usize::try_from(limits.max_connections).unwrap_or(usize::MAX);
+        Self {
+            router: http::router(app),
+            timeouts: Timeouts {
+                head: limits.header_timeout,
+                idle: limits.idle_timeout,
+            },
+            permits: std::sync::Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            graceful: GracefulShutdown::new(),
+            cut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Goes on until it is dropped. Connections beyond the limit wait in the system's queue.
+    async fn accept(&self, listener: TcpListener) {
+        loop {
+            let Ok(permit) = self.permits.clone().acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((tcp, peer)) => {
+                    let serving = self.serve(tcp, Peer(peer));
+                    let cut = self.cut.clone();
+                    self.tasks.spawn(async move {
+                        tokio::select! {
+                            () = serving => {}
+                            () = cut.cancelled() => {}
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn serve(&self, tcp: TcpStream, peer: Peer) -> impl Future<Output = ()> + use<> {
+        // Else a small answer waits for the acknowledgement of its head.
+        let _ = tcp.set_nodelay(true);
+        let activity = Activity::new(&self.timeouts);
+        let stream = Stream::new(tcp, activity.clone(), self.timeouts);
+        let router = self.router.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let answering = activity.begin();
+            request.extensions_mut().insert(peer);
+            let answer = router.clone().oneshot(request.map(Body::new));
+            async move {
+                let response: Response<Body> = answer.await?;
+                // Held until the last of the body is handed over.
+                Ok::<_, Infallible>(response.map(|body| {
+                    body.map_frame(move |frame| {
+                        let _ = &answering;
+                        frame
+                    })
+                }))
+            }
+        });
+        // The stream keeps the time: hyper's own bounds the head and an idle connection alike.
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(stream), service);
+        let watched = self.graceful.watch(connection);
+        async move {
+            if let Err(error) = watched.await {
+                tracing::debug!(%error, "a connection ended with an error");
+            }
+        }
+    }
+
+    async fn drain(self, grace: Duration) {
+        if tokio::time::timeout(grace, self.graceful.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!("requests that still run are cut off");
+            self.cut.cancel();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

@@ -1,0 +1,193 @@
+//! Who may do what: every route of the table is walked without a token, without the scope, and with
+//! another tenant's ids.
+
+use box_service::auth::Scope;
+use box_service::http::{Access, Route, routes};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use crate::harness::client::{Answer, Client, id, send};
+use crate::harness::service::{Service, on_every_pair};
+
+on_every_pair!(
+    no_route_lets_a_stranger_in,
+    no_route_lets_in_who_lacks_its_scope,
+    no_route_shows_another_tenants_things,
+    a_token_is_checked_before_everything_else,
+    the_order_of_checks_is_token_scope_length,
+    me_is_what_the_token_says,
+);
+
+/// Sends what the route takes, with `file` where it wants an id.
+async fn call(client: &Client, route: &Route, file: &str) -> Answer {
+    let path = route
+        .path
+        .replace("{id}", file)
+        .replace("{file}", "index.css");
+    assert!(!path.contains('{'), "what is to stand in {path}?");
+    let mut request = client.request(route.method.clone(), &path);
+    if route.method == Method::POST {
+        request = request.body("x");
+    }
+    send(request).await
+}
+
+async fn no_route_lets_a_stranger_in(service: &Service) {
+    let file = service.client("acme").upload("a", "x").await;
+    for route in routes() {
+        let answer = call(&service.stranger(), &route, id(&file)).await;
+        if route.access == Access::Public {
+            assert!(answer.status < 400, "{} {answer:?}", route.path);
+        } else if route.method == Method::HEAD {
+            assert_eq!(answer.status, 401, "{}", route.path);
+        } else {
+            answer.problem(401, "unauthenticated");
+            assert_eq!(answer.header("www-authenticate"), "Bearer");
+        }
+    }
+    service.assert_holds(1).await;
+}
+
+async fn no_route_lets_in_who_lacks_its_scope(service: &Service) {
+    for route in routes() {
+        let Access::Scope(needed) = route.access else {
+            continue;
+        };
+        let file = service.client("acme").upload("a", "x").await;
+        let others: Vec<Scope> = Scope::ALL
+            .iter()
+            .copied()
+            .filter(|scope| *scope != needed)
+            .collect();
+        let answer = call(&service.client_with("acme", &others), &route, id(&file)).await;
+        assert_eq!(answer.status, 403, "{} {}", route.method, route.path);
+        if route.method != Method::HEAD {
+            let problem = answer.problem(403, "forbidden");
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains(needed.as_str()), "{detail}");
+        }
+        let answer = call(&service.client_with("acme", &[needed]), &route, id(&file)).await;
+        assert!(answer.status < 400, "{} {answer:?}", route.path);
+    }
+}
+
+/// What another tenant gets of each route that a token opens. A new route fails here until it says.
+#[derive(Debug, PartialEq)]
+enum Foreign {
+    /// 404, exactly as for an id that never was.
+    NotFound,
+    /// Its own things only.
+    Own,
+}
+
+fn foreign(operation: &str) -> Foreign {
+    match operation {
+        "getFile" | "deleteFile" | "getFileContent" | "headFileContent" => Foreign::NotFound,
+        "uploadFile" | "listFiles" | "getMe" => Foreign::Own,
+        other => panic!("what does another tenant get of {other}?"),
+    }
+}
+
+async fn no_route_shows_another_tenants_things(service: &Service) {
+    let owner = service.client("acme");
+    let other = service.client("other");
+    let file = owner.upload("secret-name", "secret").await;
+    let never = "01890a5d-ac96-774b-bcce-b302099a8057";
+    for route in routes() {
+        if route.access == Access::Public {
+            continue;
+        }
+        let answer = call(&other, &route, id(&file)).await;
+        assert!(!answer.text().contains("secret"), "{}", answer.text());
+        match foreign(route.operation.unwrap()) {
+            Foreign::NotFound => {
+                assert_eq!(answer.status, 404, "{} {}", route.method, route.path);
+                let absent = call(&other, &route, never).await;
+                assert_eq!(without_request(&answer), without_request(&absent));
+                // Nor is there another answer for what is no id at all.
+                let odd = call(&other, &route, "no-id").await;
+                assert_eq!(without_request(&answer), without_request(&odd));
+            }
+            Foreign::Own => {
+                assert!(answer.status < 400, "{} {answer:?}", route.path);
+                assert!(!answer.text().contains(id(&file)), "{}", answer.text());
+            }
+        }
+    }
+    assert_eq!(owner.content(id(&file)).await, b"secret");
+}
+
+/// Status and body, but for the request's own id.
+fn without_request(answer: &Answer) -> (u16, Value) {
+    let mut body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    if let Some(problem) = body.as_object_mut() {
+        problem.remove("instance");
+    }
+    (answer.status, body)
+}
+
+async fn a_token_is_checked_before_everything_else(service: &Service) {
+    let token = service.token("acme", &[Scope::FilesRead]);
+    let forged = format!("{}x", &token[..token.len() - 1]);
+    for (scheme, token, status) in [
+        ("Bearer", token.as_str(), 200),
+        ("bearer", token.as_str(), 200),
+        ("Basic", token.as_str(), 401),
+        ("Bearer", forged.as_str(), 401),
+        ("Bearer", "", 401),
+        ("Bearer", "a.b.c", 401),
+    ] {
+        let request = service
+            .stranger()
+            .get("/v1/files")
+            .header("authorization", format!("{scheme} {token}"));
+        assert_eq!(send(request).await.status, status, "{scheme} {token}");
+    }
+    service
+        .clock
+        .advance(std::time::Duration::from_secs(366 * 86_400));
+    let late = Client::new(&service.url, Some(token));
+    send(late.get("/v1/files"))
+        .await
+        .problem(401, "unauthenticated");
+}
+
+async fn the_order_of_checks_is_token_scope_length(service: &Service) {
+    let token = |scope| service.token("acme", &[scope]);
+    for (token, status) in [
+        (None, 401),
+        (Some(token(Scope::FilesRead)), 403),
+        (Some(token(Scope::FilesWrite)), 413),
+    ] {
+        assert_eq!(status_of_head_alone(service, token).await, status);
+    }
+}
+
+/// What answers the head of an upload that declares far too much and has a query of nonsense. No
+/// body follows: who answers did not wait for it.
+async fn status_of_head_alone(service: &Service, token: Option<String>) -> u16 {
+    let mut stream = TcpStream::connect(service.address()).await.unwrap();
+    let authorization = token.map_or_else(String::new, |token| {
+        format!("authorization: Bearer {token}\r\n")
+    });
+    let length = 10_u64 << 40;
+    let head = format!(
+        "POST /v1/files?nonsense=1 HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n{authorization}\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).await.unwrap();
+    line.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+async fn me_is_what_the_token_says(service: &Service) {
+    let client = service.client_with("acme", &[Scope::FilesRead, Scope::LinksWrite]);
+    let me = send(client.get("/v1/me")).await.json(200);
+    assert_eq!(
+        me,
+        json!({"tenant": "acme", "subject": "tester", "scopes": ["files:read", "links:write"],
+               "expires_at": "2027-01-31T12:00:00.000000Z"})
+    );
+}

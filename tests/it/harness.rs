@@ -1,0 +1,9 @@
+//! What the tests stand on: databases, and whole services that are called over TCP.
+
+pub mod client;
+pub mod connection;
+pub mod content;
+pub mod database;
+pub mod inside;
+pub mod raw;
+pub mod service;
