@@ -67,6 +67,7 @@ pub async fn open_domain(config: &Config, migrate: bool, clock: Clock) -> Result
             reaper_delay: config.reaper.delay,
         }),
         died: Arc::default(),
+        reaping: Arc::default(),
     };
     domain
         .deployment_claim(&config.environment)

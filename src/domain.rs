@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 use crate::clock::Clock;
 use crate::config::Limits;
@@ -42,6 +42,9 @@ pub struct Domain {
     pub rules: Arc<Rules>,
     /// Told when an object has died, so that the reaper need not wait for its next round.
     pub died: Arc<Notify>,
+    /// One round at a time in this process: a second one would find the rows claimed, and end
+    /// before what is due is done.
+    pub reaping: Arc<Mutex<()>>,
 }
 
 /// On whose behalf something is done, for the event that tells of it.

@@ -20,6 +20,7 @@ const RETRY: Duration = Duration::from_secs(60);
 impl Domain {
     /// Goes on until nothing is due now; how many rows it removed.
     pub async fn reap(&self) -> Result<u64> {
+        let _round = self.reaping.lock().await;
         loop {
             let now = self.clock.now();
             let expired = self
