@@ -19,6 +19,7 @@ mod database;
 mod layers;
 mod leaf;
 mod limits;
+mod quota;
 mod secret;
 mod show;
 mod store;
@@ -32,6 +33,7 @@ pub use cors::{Cors, Origin};
 pub use database::{Database, DatabaseUrl};
 pub use layers::{Overrides, Sources};
 pub use limits::{ContentTypePattern, Limits};
+pub use quota::{Quota, TenantQuota};
 pub use secret::{MASK, Secret, SigningSecrets};
 pub use show::Entry;
 pub use store::{Endpoint, LONGEST_LEASE, SHORTEST_LEASE, Store, StoreUrl};
@@ -59,7 +61,9 @@ pub struct Config {
     pub store: Store,
     pub auth: Auth,
     pub limits: Limits,
+    pub quota: Quota,
     pub trash: Trash,
+    pub versions: Versions,
     pub cors: Cors,
     pub reaper: Reaper,
     pub log: Log,
@@ -76,7 +80,9 @@ impl Default for Config {
             store: Store::default(),
             auth: Auth::default(),
             limits: Limits::default(),
+            quota: Quota::default(),
             trash: Trash::default(),
+            versions: Versions::default(),
             cors: Cors::default(),
             reaper: Reaper::default(),
             log: Log::default(),
@@ -107,6 +113,18 @@ impl Default for Trash {
             keep: Duration::from_secs(30 * 86_400),
         }
     }
+}
+
+/// `[versions]`: what becomes of contents that are replaced.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Versions {
+    /// How many earlier contents of a file are kept; 0: none.
+    #[serde(with = "leaf")]
+    pub keep: u32,
+    /// For how long after they were replaced; None: for as long as the file.
+    #[serde(with = "leaf")]
+    pub max_age: Option<Duration>,
 }
 
 /// `[reaper]`: when the keys of dead objects are deleted.

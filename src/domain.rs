@@ -7,17 +7,23 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
 use crate::clock::Clock;
-use crate::config::Limits;
+use crate::config::{Limits, Quota};
 use crate::id::Tenant;
 use crate::metadata::Metadata;
 use crate::objects::Objects;
 
+pub mod changes;
 mod content;
 pub mod deployment;
 pub mod files;
 pub mod fsck;
 pub mod health;
+pub mod once;
+pub mod properties;
+pub mod quota;
 pub mod reaper;
+pub mod removal;
+pub mod versions;
 
 /// What an operator decides.
 #[derive(Clone, Debug)]
@@ -27,6 +33,11 @@ pub struct Rules {
     pub lease: Duration,
     /// How long a request that the store took may still have an effect.
     pub request_horizon: Duration,
+    /// What each tenant may keep.
+    pub quota: Quota,
+    /// How many earlier contents of a file are kept, and for how long after they were replaced.
+    pub versions_keep: u32,
+    pub versions_max_age: Option<Duration>,
     /// How long deleted files stay in the trash; zero: there is none.
     pub trash_keep: Duration,
     /// How long the bytes of a deleted file stay.

@@ -12,10 +12,13 @@ pub enum Kind {
     BadRequest,
     Unauthenticated,
     Forbidden,
+    QuotaExceeded,
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
     Conflict,
+    /// Another request with the same Idempotency-Key has not ended.
+    StillRunning,
     Gone,
     LengthRequired,
     PreconditionFailed,

@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::http::Method;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, delete, get, head, post};
+use axum::routing::{MethodRouter, delete, get, head, patch, post, put};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -19,13 +19,17 @@ mod extract;
 mod files;
 mod guard;
 mod health;
+mod list;
 mod me;
 pub mod media_type;
 mod observe;
+mod once;
 mod problem;
 pub mod range;
 mod types;
 mod upload;
+mod usage;
+mod versions;
 
 pub use extract::Peer;
 pub use problem::head_timeout_answer;
@@ -47,6 +51,8 @@ pub enum Takes {
     Nothing,
     /// The bytes of one file, as they are or in a form.
     File,
+    /// A small JSON document.
+    Json,
 }
 
 pub struct Route {
@@ -63,22 +69,31 @@ pub struct Route {
 pub fn routes() -> Vec<Route> {
     use Access::{Public, Scope as Needs, Token};
     use Scope::{FilesDelete, FilesRead, FilesWrite};
-    use Takes::{File, Nothing};
+    use Takes::{File, Json, Nothing};
     vec![
-        route("uploadFile",       Method::POST,   "/v1/files",              Needs(FilesWrite),  File,    post(upload::upload)),
-        route("listFiles",        Method::GET,    "/v1/files",              Needs(FilesRead),   Nothing, get(files::list)),
-        route("getFile",          Method::GET,    "/v1/files/{id}",         Needs(FilesRead),   Nothing, get(files::get)),
-        route("deleteFile",       Method::DELETE, "/v1/files/{id}",         Needs(FilesDelete), Nothing, delete(files::delete)),
-        route("getFileContent",   Method::GET,    "/v1/files/{id}/content", Needs(FilesRead),   Nothing, get(content::get)),
-        route("headFileContent",  Method::HEAD,   "/v1/files/{id}/content", Needs(FilesRead),   Nothing, head(content::head)),
-        route("getMe",            Method::GET,    "/v1/me",                 Token,              Nothing, get(me::get)),
-        route("getLiveness",      Method::GET,    "/health/live",           Public,             Nothing, get(health::live)),
-        route("getReadiness",     Method::GET,    "/health/ready",          Public,             Nothing, get(health::ready)),
-        route("getHealth",        Method::GET,    "/health",                Public,             Nothing, get(health::get)),
-        route("getOpenApi",       Method::GET,    "/openapi.json",          Public,             Nothing, get(docs::openapi)),
-        route("getDocs",          Method::GET,    "/docs",                  Public,             Nothing, get(docs::entrance)),
-        page (                    Method::GET,    "/docs/",                 Public,             Nothing, get(docs::index)),
-        page (                    Method::GET,    "/docs/{file}",           Public,             Nothing, get(docs::file)),
+        route("uploadFile",             Method::POST,   "/v1/files",                                   Needs(FilesWrite),  File,    post(upload::upload)),
+        route("listFiles",              Method::GET,    "/v1/files",                                   Needs(FilesRead),   Nothing, get(list::list)),
+        route("batchDeleteFiles",       Method::POST,   "/v1/files/batch-delete",                      Needs(FilesDelete), Json,    post(files::batch_delete)),
+        route("getFile",                Method::GET,    "/v1/files/{id}",                              Needs(FilesRead),   Nothing, get(files::get)),
+        route("updateFile",             Method::PATCH,  "/v1/files/{id}",                              Needs(FilesWrite),  Json,    patch(files::patch)),
+        route("deleteFile",             Method::DELETE, "/v1/files/{id}",                              Needs(FilesDelete), Nothing, delete(files::delete)),
+        route("restoreFile",            Method::POST,   "/v1/files/{id}/restore",                      Needs(FilesWrite),  Nothing, post(files::restore)),
+        route("copyFile",               Method::POST,   "/v1/files/{id}/copy",                         Needs(FilesWrite),  Json,    post(files::copy)),
+        route("getFileContent",         Method::GET,    "/v1/files/{id}/content",                      Needs(FilesRead),   Nothing, get(content::get)),
+        route("headFileContent",        Method::HEAD,   "/v1/files/{id}/content",                      Needs(FilesRead),   Nothing, head(content::head)),
+        route("replaceFileContent",     Method::PUT,    "/v1/files/{id}/content",                      Needs(FilesWrite),  File,    put(upload::replace)),
+        route("listFileVersions",       Method::GET,    "/v1/files/{id}/versions",                     Needs(FilesRead),   Nothing, get(versions::list)),
+        route("getFileVersionContent",  Method::GET,    "/v1/files/{id}/versions/{version}/content",   Needs(FilesRead),   Nothing, get(content::version)),
+        route("restoreFileVersion",     Method::POST,   "/v1/files/{id}/versions/{version}/restore",   Needs(FilesWrite),  Nothing, post(versions::restore)),
+        route("getUsage",               Method::GET,    "/v1/usage",                                   Needs(FilesRead),   Nothing, get(usage::get)),
+        route("getMe",                  Method::GET,    "/v1/me",                                      Token,              Nothing, get(me::get)),
+        route("getLiveness",            Method::GET,    "/health/live",                                Public,             Nothing, get(health::live)),
+        route("getReadiness",           Method::GET,    "/health/ready",                               Public,             Nothing, get(health::ready)),
+        route("getHealth",              Method::GET,    "/health",                                     Public,             Nothing, get(health::get)),
+        route("getOpenApi",             Method::GET,    "/openapi.json",                               Public,             Nothing, get(docs::openapi)),
+        route("getDocs",                Method::GET,    "/docs",                                       Public,             Nothing, get(docs::entrance)),
+        page (                          Method::GET,    "/docs/",                                      Public,             Nothing, get(docs::index)),
+        page (                          Method::GET,    "/docs/{file}",                                Public,             Nothing, get(docs::file)),
     ]
 }
 

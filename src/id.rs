@@ -104,6 +104,15 @@ impl std::str::FromStr for Tenant {
     }
 }
 
+impl<'de> Deserialize<'de> for Tenant {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|()| {
+            serde::de::Error::custom("a tenant has a name of 1 to 64 of A-Z, a-z, 0-9, _ and -")
+        })
+    }
+}
+
 impl std::fmt::Display for Tenant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)

@@ -30,12 +30,17 @@ macro_rules! on {
     };
 }
 
+mod containment;
 pub mod deployment;
 mod dialect;
 pub mod events;
 pub mod files;
+pub mod idempotency;
 pub mod objects;
+pub mod search;
 mod sqlite;
+pub mod usage;
+pub mod versions;
 
 static POSTGRES_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations/postgres");
 static SQLITE_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations/sqlite");

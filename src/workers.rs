@@ -12,7 +12,7 @@ pub async fn reaper(domain: Domain, interval: Duration, stop: CancellationToken)
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(interval) => {
-                if let Err(error) = domain.file_sweep().await {
+                if let Err(error) = domain.sweep().await {
                     tracing::warn!(%error, "files that are due could not be removed; the next round tries again");
                 }
             }

@@ -191,6 +191,19 @@ impl Leaf for u32 {
     }
 }
 
+impl Leaf for u64 {
+    const EXPECTED: &'static str = "a whole number from 0 to 18446744073709551615";
+    const NATIVE: Native = Native::Integer;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| unlike::<Self>(text))
+    }
+
+    fn show(&self) -> Value {
+        Value::from(*self)
+    }
+}
+
 impl Leaf for String {
     const EXPECTED: &'static str = "text without control characters";
 

@@ -50,11 +50,7 @@ fn values(config: &Config) -> Vec<(String, Value)> {
     if let Ok(Value::Object(tree)) = serde_json::to_value(config) {
         for (name, value) in tree {
             match value {
-                Value::Object(section) => {
-                    for (key, value) in section {
-                        sections.push((format!("{name}.{key}"), value));
-                    }
-                }
+                Value::Object(_) => flatten(&name, value, &mut sections),
                 value => top.push((name, value)),
             }
         }
@@ -73,6 +69,18 @@ fn values(config: &Config) -> Vec<(String, Value)> {
         }
     }
     top
+}
+
+/// A table within a section has as many keys as it has values: none where it is empty.
+fn flatten(key: &str, value: Value, flat: &mut Vec<(String, Value)>) {
+    match value {
+        Value::Object(table) => {
+            for (name, value) in table {
+                flatten(&format!("{key}.{name}"), value, flat);
+            }
+        }
+        value => flat.push((key.to_owned(), value)),
+    }
 }
 
 impl Loaded {

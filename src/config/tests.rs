@@ -184,7 +184,14 @@ fn unknown_keys_are_named_with_their_place() {
             "[store]\nleese = '30s'",
             "config.toml: store.leese: unknown key; the keys here are url, ",
         ),
-        ("[quota]\nmax_files = 1", "config.toml: quota: unknown key"),
+        (
+            "[quotas]\nmax_files = 1",
+            "config.toml: quotas: unknown key",
+        ),
+        (
+            "[quota.tenants.acme]\nmax_fils = 1",
+            "config.toml: quota.tenants.acme.max_fils: unknown key",
+        ),
         (
             "[environments.staging.store]\nleese = '30s'",
             "config.toml [environments.staging]: store.leese: unknown key",

@@ -8,16 +8,44 @@ use sha2::{Digest, Sha256};
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ObjectId, Tenant};
+use crate::metadata::idempotency::RequestKey;
 use crate::metadata::objects::{FIRST_EPOCH, Intent};
+use crate::metadata::usage::Change;
 use crate::objects::{Lease, Writer};
 
 use super::Domain;
+use super::quota::{self, Reservation};
 
 /// Bytes gathered while the ones before them are hashed and written: an upload holds two such batches at most.
 const BATCH: usize = 1024 * 1024;
 
 /// Below this a hop to another thread costs more than the hash.
-const HASH_INLINE: usize = 16 * 1024;
+const HASH_INLINE: u64 = 16 * 1024;
+
+/// A key that a request claims, its fingerprint, and since when an abandoned request has had it.
+pub(super) type Claim = (RequestKey, [u8; 32], Option<Timestamp>);
+
+/// What is about to be written.
+pub(super) struct Planned<'a> {
+    pub tenant: &'a Tenant,
+    /// In bytes, where the caller said so.
+    pub declared: Option<u64>,
+    /// Files that it adds: 1, or 0 for another content of one that is there.
+    pub files: i64,
+    pub claim: Option<Claim>,
+}
+
+/// An object whose row says `writing`, and that has no bytes yet.
+pub(super) struct Intended {
+    id: ObjectId,
+    tenant: Tenant,
+    declared: Option<u64>,
+    claimed: Option<RequestKey>,
+    /// In bytes.
+    reserved: u64,
+    lease: Lease,
+    keeper: Keeper,
+}
 
 /// An object whose bytes are durable at its key, and whose row still says `writing`.
 pub(super) struct Written {
@@ -25,6 +53,8 @@ pub(super) struct Written {
     /// In bytes.
     pub size: u64,
     pub sha256: [u8; 32],
+    pub claimed: Option<RequestKey>,
+    tenant: Tenant,
     keeper: Keeper,
 }
 
@@ -38,18 +68,15 @@ impl Drop for Keeper {
 }
 
 impl Domain {
-    /// Writes a new object: its row is committed first, then the bytes go to its key. The row is
-    /// left `writing`; whoever called makes it live in the transaction that refers to it, or
-    /// abandons it. On an error the object has been abandoned already.
-    pub(super) async fn content_write<S>(
-        &self,
-        tenant: &Tenant,
-        declared: Option<u64>,
-        source: S,
-    ) -> Result<Written>
-    where
-        S: Stream<Item = Result<Bytes>> + Send + Unpin,
-    {
+    /// Commits the row of a new object, and with it what it reserves and the key that the request
+    /// claims. None: another request has the key.
+    pub(super) async fn content_intend(&self, planned: Planned<'_>) -> Result<Option<Intended>> {
+        let Planned {
+            tenant,
+            declared,
+            files,
+            claim,
+        } = planned;
         let now = self.clock.now();
         let id = ObjectId::new(now);
         let lease_until = now.plus(self.rules.lease);
@@ -59,30 +86,91 @@ impl Domain {
             lease_until,
             quiet_at: self.quiet_at(lease_until),
             now,
+            reserved: self.reserved_at_first(tenant, declared, files)?,
         };
-        self.metadata
-            .write(intent, |tx, intent| {
-                async move { tx.object_intend(intent).await }.boxed()
+        let reserved = intent.reserved;
+        let claimed = claim.as_ref().map(|(key, ..)| key.clone());
+        let quota = self.quota(tenant);
+        let expired = self.once_expired();
+        let ours = self
+            .metadata
+            .write((intent, claim), move |tx, (intent, claim)| {
+                async move {
+                    if let Some((key, fingerprint, abandoned)) = claim {
+                        if let Some(since) = abandoned {
+                            tx.idempotency_forget(key, *since, expired).await?;
+                        }
+                        if !tx.idempotency_claim(key, fingerprint, id, now).await? {
+                            return Ok(false);
+                        }
+                    }
+                    tx.object_intend(intent).await?;
+                    let change = Change {
+                        reserved,
+                        ..Change::default()
+                    };
+                    quota::take(tx, &intent.tenant, change, quota).await?;
+                    Ok(true)
+                }
+                .boxed()
             })
             .await?;
+        if !ours {
+            return Ok(None);
+        }
         let lease = Lease::new(lease_until, self.clock.clone());
-        let keeper = self.keep(id, lease.clone());
-        let key = self.objects.root().object(tenant, id);
+        Ok(Some(Intended {
+            id,
+            tenant: tenant.clone(),
+            declared,
+            claimed,
+            reserved: u64::try_from(reserved.bytes).unwrap_or(0),
+            keeper: self.keep(id, lease.clone()),
+            lease,
+        }))
+    }
+
+    /// Writes the bytes of an object. Its row is left `writing`; whoever called makes it live in the
+    /// transaction that refers to it, or abandons it. On an error the object has been abandoned already.
+    pub(super) async fn content_write<S>(&self, intended: Intended, source: S) -> Result<Written>
+    where
+        S: Stream<Item = Result<Bytes>> + Send + Unpin,
+    {
+        let Intended {
+            id,
+            tenant,
+            declared,
+            claimed,
+            reserved,
+            lease,
+            keeper,
+        } = intended;
+        let key = self.objects.root().object(&tenant, id);
         let mut sink = Sink {
             writer: self.objects.write(&key, FIRST_EPOCH, declared, lease),
             hasher: Sha256::new(),
+            reservation: Reservation {
+                domain: self.clone(),
+                tenant: tenant.clone(),
+                object: id,
+                reserved,
+            },
+            size: 0,
         };
         match pour(&mut sink, source, self.rules.limits.max_file_size.bytes()).await {
-            Ok(size) => Ok(Written {
+            Ok(()) => Ok(Written {
                 id,
-                size,
+                size: sink.size,
                 sha256: sink.hasher.finalize().into(),
+                claimed,
+                tenant,
                 keeper,
             }),
             Err(error) => {
                 sink.writer.abort().await;
                 drop(keeper);
-                self.content_abandon(id, sink.writer.settled()).await;
+                let settled = sink.writer.settled();
+                self.content_abandon(id, tenant, claimed, settled).await;
                 Err(error)
             }
         }
@@ -92,19 +180,36 @@ impl Domain {
     /// after all: the row decides.
     pub(super) async fn written_abandon(&self, written: Written) {
         drop(written.keeper);
-        self.content_abandon(written.id, true).await;
+        self.content_abandon(written.id, written.tenant, written.claimed, true)
+            .await;
     }
 
-    async fn content_abandon(&self, id: ObjectId, settled: bool) {
+    async fn content_abandon(
+        &self,
+        id: ObjectId,
+        tenant: Tenant,
+        claimed: Option<RequestKey>,
+        settled: bool,
+    ) {
         let now = self.clock.now();
         let abandoned = self
             .metadata
-            .write((), move |tx, ()| {
-                async move { tx.object_abandon(id, FIRST_EPOCH, now, settled).await }.boxed()
+            .write((tenant, claimed), move |tx, (tenant, claimed)| {
+                async move {
+                    let Some(reserved) = tx.object_abandon(id, FIRST_EPOCH, now, settled).await?
+                    else {
+                        return Ok(());
+                    };
+                    if let Some(key) = claimed {
+                        tx.idempotency_release(key, id).await?;
+                    }
+                    quota::give_back(tx, tenant, quota::unreserved(reserved)).await
+                }
+                .boxed()
             })
             .await;
         match abandoned {
-            Ok(_) => self.died.notify_one(),
+            Ok(()) => self.died.notify_one(),
             // Its lease runs out, and the reaper does the rest.
             Err(error) => tracing::warn!(object = %id, %error, "an object could not be abandoned"),
         }
@@ -145,13 +250,16 @@ impl Domain {
 struct Sink {
     writer: Writer,
     hasher: Sha256,
+    reservation: Reservation,
+    /// In bytes: what was taken.
+    size: u64,
 }
 
-/// Moves all bytes of `source` into the sink and finishes it; how many they were.
+/// Moves all bytes of `source` into the sink and finishes it.
 ///
 /// While one batch is hashed and written, on other threads, the next one gathers: a fast sender
 /// fills large batches, and the bytes of a slow one are not held back.
-async fn pour<S>(sink: &mut Sink, mut source: S, most: u64) -> Result<u64>
+async fn pour<S>(sink: &mut Sink, mut source: S, most: u64) -> Result<()>
 where
     S: Stream<Item = Result<Bytes>> + Send + Unpin,
 {
@@ -201,14 +309,15 @@ where
     }
     match failed {
         Some(error) => Err(error),
-        None => {
-            sink.writer.finish().await?;
-            Ok(size)
-        }
+        None => sink.writer.finish().await,
     }
 }
 
 async fn absorb(sink: &mut Sink, batch: Vec<Bytes>) -> (&mut Sink, Result<()>) {
+    sink.size += length(&batch);
+    if let Err(error) = sink.reservation.cover(sink.size).await {
+        return (sink, Err(error));
+    }
     let hashing = hash(std::mem::take(&mut sink.hasher), batch.clone());
     let (hasher, written) = tokio::join!(hashing, sink.writer.write(batch));
     let outcome = match hasher {
@@ -222,19 +331,23 @@ async fn absorb(sink: &mut Sink, batch: Vec<Bytes>) -> (&mut Sink, Result<()>) {
 }
 
 async fn hash(mut hasher: Sha256, batch: Vec<Bytes>) -> Result<Sha256> {
-    let length: usize = batch.iter().map(Bytes::len).sum();
+    let inline = length(&batch) <= HASH_INLINE;
     let work = move || {
         for chunk in &batch {
             hasher.update(chunk);
         }
         hasher
     };
-    if length <= HASH_INLINE {
+    if inline {
         return Ok(work());
     }
     tokio::task::spawn_blocking(work)
         .await
         .map_err(Error::internal)
+}
+
+fn length(batch: &[Bytes]) -> u64 {
+    batch.iter().map(|chunk| chunk.len() as u64).sum()
 }
 
 pub(super) fn too_large(most: u64) -> Error {

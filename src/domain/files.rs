@@ -4,23 +4,28 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
+use serde_json::Value;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Invalid, Kind, Result};
-use crate::id::{EventId, FileId, Tenant};
+use crate::id::{EventId, FileId, ObjectId, Tenant};
 use crate::metadata::events::Event;
-use crate::metadata::objects::FIRST_EPOCH;
+use crate::metadata::idempotency::RequestKey;
+use crate::metadata::objects::{FIRST_EPOCH, State};
+use crate::metadata::usage::{Amount, Change};
 use crate::objects::ByteStream;
 
-pub use crate::metadata::files::{After, File, Filter, Metadata, Sort, SortBy};
+pub use crate::metadata::files::{File, Metadata};
+pub use crate::metadata::search::{
+    After, ContentTypes, Entry, Filter, Page, Sort, SortBy, SortKey, What,
+};
 
-use super::{Caller, Domain};
-
-/// Limits of what a caller may say of a file.
-pub const NAME_BYTES: usize = 1024;
-pub const METADATA_BYTES: usize = 64 * 1024;
-pub const METADATA_DEPTH: usize = 16;
+use super::content::{Planned, Written};
+use super::once::{self, Key, Once};
+use super::properties::{metadata_fault, name_fault};
+use super::{Caller, Domain, quota};
 
 /// The name of an upload that has none.
 pub const UNNAMED: &str = "unnamed";
@@ -42,7 +47,32 @@ pub struct NewFile {
     pub size: Option<u64>,
 }
 
-/// Whether a caller who named a revision may change this file.
+/// The bytes of a file, now or earlier.
+#[derive(Clone, Debug)]
+pub struct Content {
+    pub tenant: Tenant,
+    pub object_id: ObjectId,
+    pub content_type: String,
+    /// In bytes.
+    pub size: u64,
+    pub sha256: Option<[u8; 32]>,
+    pub created_at: Timestamp,
+}
+
+impl From<&File> for Content {
+    fn from(file: &File) -> Self {
+        Self {
+            tenant: file.tenant.clone(),
+            object_id: file.object_id,
+            content_type: file.content_type.clone(),
+            size: file.size,
+            sha256: file.sha256,
+            created_at: file.content_at.unwrap_or(file.created_at),
+        }
+    }
+}
+
+/// Whether a caller who named a state may change a file that is in this one.
 pub type Precondition = Arc<dyn Fn(&File) -> Result<()> + Send + Sync>;
 
 /// Chooses a content type from the first bytes and the name.
@@ -83,7 +113,7 @@ impl Domain {
         }
     }
 
-    fn content_type_check(&self, content_type: &str) -> Result<()> {
+    pub(super) fn content_type_check(&self, content_type: &str) -> Result<()> {
         if self.rules.limits.allows_content_type(content_type) {
             return Ok(());
         }
@@ -94,7 +124,8 @@ impl Domain {
     }
 
     /// Stores a new file. All or nothing: when it answers, the file is durable; when it fails,
-    /// there is no file, and the reaper removes what was written.
+    /// there is no file, and the reaper removes what was written. With `once`, an equal request that
+    /// came before is answered again instead.
     ///
     /// Must run to its end: a caller that may be dropped spawns it.
     pub async fn file_upload<S>(
@@ -103,34 +134,50 @@ impl Domain {
         new: NewFile,
         source: S,
         sniff: Sniff,
+        once: Option<Once>,
     ) -> Result<File>
     where
-        S: Stream<Item = Result<Bytes>> + Send + Unpin,
+        S: Stream<Item = Result<Bytes>> + Send + Unpin + 'static,
     {
         self.file_check(&new)?;
-        // A body shorter than what is sniffed is asked again after its end.
-        let mut source = source.fuse();
-        let name = new.name.unwrap_or_else(|| UNNAMED.to_owned());
-        let mut first = Vec::new();
-        let content_type = match new.content_type {
-            Some(content_type) => content_type,
-            None => {
-                let mut prefix = Vec::new();
-                while prefix.len() < SNIFFED
-                    && let Some(chunk) = source.next().await
-                {
-                    let chunk = chunk?;
-                    prefix.extend_from_slice(&chunk[..chunk.len().min(SNIFFED - prefix.len())]);
-                    first.push(Ok(chunk));
-                }
-                let content_type = sniff(&prefix, &name).to_owned();
-                self.content_type_check(&content_type)?;
-                content_type
+        let once = once.map(|once| (once.key(caller), once));
+        let name = new.name.as_deref().unwrap_or(UNNAMED);
+        let mut sniffed = None;
+        let mut source = Some(source);
+        let (intended, source, content_type) = loop {
+            let mut claim = None;
+            if let Some((key, once)) = &once {
+                let abandoned = match self.once_look(once, key).await? {
+                    Key::Free => None,
+                    Key::Abandoned(since) => Some(since),
+                    Key::Done(done) => {
+                        return match (source, sniffed) {
+                            (Some(source), _) => self.once_replay(&done, source).await,
+                            (None, Some((source, _))) => self.once_replay(&done, source).await,
+                            (None, None) => Err(Error::internal("a body was lost")),
+                        };
+                    }
+                };
+                claim = Some((key.clone(), once.fingerprint, abandoned));
+            }
+            if let Some(source) = source.take() {
+                let declared = new.content_type.clone();
+                sniffed = Some(self.sniffed(declared, name, source, sniff).await?);
+            }
+            let planned = Planned {
+                tenant: &caller.tenant,
+                declared: new.size,
+                files: 1,
+                claim,
+            };
+            if let Some(intended) = self.content_intend(planned).await?
+                && let Some((source, content_type)) = sniffed
+            {
+                break (intended, source, content_type);
             }
         };
-        let source = futures::stream::iter(first).chain(source);
-        let written = self.content_write(&caller.tenant, new.size, source).await?;
-        if let Err(error) = matches_declared(new.size, new.sha256, written.size, &written.sha256) {
+        let written = self.content_write(intended, source).await?;
+        if let Err(error) = matches_declared(new.size, new.sha256, &written) {
             self.written_abandon(written).await;
             return Err(error);
         }
@@ -138,7 +185,7 @@ impl Domain {
         let file = File {
             id: FileId::new(now),
             tenant: caller.tenant.clone(),
-            name,
+            name: name.to_owned(),
             content_type,
             size: written.size,
             sha256: Some(written.sha256),
@@ -151,35 +198,111 @@ impl Domain {
             expires_at: new.expires_at,
             trashed_at: None,
             created_by: caller.subject.clone(),
+            content_at: None,
+            content_by: None,
         };
-        let event = self.event(caller, "file.created", file.id);
-        let clock = self.clock.clone();
-        let sha256 = written.sha256;
-        let committed = self
-            .metadata
-            .write((file, event), move |tx, (file, event)| {
-                // Read again at each attempt: the lease must hold when the transaction ends.
-                let now = clock.now();
-                async move {
-                    if !tx
-                        .object_publish(file.object_id, FIRST_EPOCH, now, file.size, &sha256)
-                        .await?
-                    {
-                        return Err(Error::unavailable(
-                            "the lease on the object ran out before the commit",
-                        ));
-                    }
-                    tx.file_insert(file).await?;
-                    tx.event_insert(event).await?;
-                    Ok(file.clone())
-                }
-                .boxed()
-            })
-            .await;
-        if committed.is_err() {
-            self.written_abandon(written).await;
+        match self.file_create(caller, &file, &written).await {
+            Ok(true) => Ok(file),
+            // Another request with the same key was taken for the only one.
+            Ok(false) => {
+                let sha256 = written.sha256;
+                self.written_abandon(written).await;
+                self.once_made(once.as_ref(), &sha256).await
+            }
+            Err(error) => {
+                self.written_abandon(written).await;
+                Err(error)
+            }
         }
-        committed
+    }
+
+    /// False where another request has taken over the key of this one.
+    async fn file_create(&self, caller: &Caller, file: &File, written: &Written) -> Result<bool> {
+        let event = self.event(caller, "file.created", file.id, Value::Null);
+        let size = quota::amount(file.size)?;
+        let sha256 = written.sha256;
+        let claimed = match &written.claimed {
+            Some(key) => Some((key.clone(), once::done(sha256, file)?)),
+            None => None,
+        };
+        let clock = self.clock.clone();
+        self.metadata
+            .write(
+                (file.clone(), event, claimed),
+                move |tx, (file, event, claimed)| {
+                    // Read again at each attempt: the lease must hold when the transaction ends.
+                    let now = clock.now();
+                    async move {
+                        if let Some((key, done)) = claimed
+                            && !tx.idempotency_finish(key, file.object_id, done).await?
+                        {
+                            return Ok(false);
+                        }
+                        let reserved = tx
+                            .object_publish(file.object_id, FIRST_EPOCH, now, file.size, &sha256)
+                            .await?
+                            .ok_or_else(lease_ran_out)?;
+                        tx.file_insert(file).await?;
+                        tx.event_insert(event).await?;
+                        let used = Amount {
+                            bytes: size,
+                            files: 1,
+                        };
+                        let change = Change {
+                            used,
+                            reserved: -reserved,
+                        };
+                        quota::give_back(tx, &file.tenant, change).await?;
+                        Ok(true)
+                    }
+                    .boxed()
+                },
+            )
+            .await
+    }
+
+    async fn once_made(
+        &self,
+        once: Option<&(RequestKey, Once)>,
+        body_sha256: &[u8; 32],
+    ) -> Result<File> {
+        if let Some((key, once)) = once
+            && let Key::Done(done) = self.once_look(once, key).await?
+        {
+            return once::made(&done, body_sha256);
+        }
+        Err(Error::unavailable("the request's key was taken over"))
+    }
+
+    /// The body, and its content type: the declared one, or what its first bytes look like.
+    pub(super) async fn sniffed<S>(
+        &self,
+        declared: Option<String>,
+        name: &str,
+        source: S,
+        sniff: Sniff,
+    ) -> Result<(BoxStream<'static, Result<Bytes>>, String)>
+    where
+        S: Stream<Item = Result<Bytes>> + Send + Unpin + 'static,
+    {
+        if let Some(content_type) = declared {
+            return Ok((source.boxed(), content_type));
+        }
+        // A body shorter than what is sniffed is asked again after its end.
+        let mut source = source.fuse();
+        let mut first = Vec::new();
+        let mut prefix = Vec::new();
+        while prefix.len() < SNIFFED
+            && let Some(chunk) = source.next().await
+        {
+            let chunk = chunk?;
+            prefix.extend_from_slice(&chunk[..chunk.len().min(SNIFFED - prefix.len())]);
+            first.push(Ok(chunk));
+        }
+        let content_type = sniff(&prefix, name).to_owned();
+        self.content_type_check(&content_type)?;
+        let source = futures::stream::iter(first).chain(source).boxed();
+        Ok((source, content_type))
     }
 
     /// The file; None where there is none, where it is another tenant's, and once it has expired.
@@ -191,23 +314,43 @@ impl Domain {
     }
 
     /// One page of files.
-    pub async fn file_list(&self, filter: &Filter) -> Result<Vec<File>> {
-        self.metadata.reader().await?.conn().file_list(filter).await
+    pub async fn file_list(&self, filter: &Filter, page: &Page) -> Result<Vec<File>> {
+        let mut reader = self.metadata.reader().await?;
+        reader.conn().file_list(filter, page).await
     }
 
-    /// The bytes of `range` of a file's content. It must lie within the file and not be empty.
+    /// One page of what lies directly below the filter's prefix, by name.
+    pub async fn file_list_folder(
+        &self,
+        filter: &Filter,
+        descending: bool,
+        after: Option<&After>,
+        limit: u32,
+    ) -> Result<Vec<Entry>> {
+        let mut reader = self.metadata.reader().await?;
+        reader
+            .conn()
+            .file_list_folder(filter, descending, after, limit)
+            .await
+    }
+
+    /// The bytes of `range` of a content. It must lie within the content and not be empty.
     ///
     /// # Errors
-    /// `NotFound` when the file was removed meanwhile; `Internal` when it is there without its bytes.
-    pub async fn file_read(&self, file: &File, range: Range<u64>) -> Result<ByteStream> {
-        let key = self.objects.root().object(&file.tenant, file.object_id);
+    /// `NotFound` when it was removed meanwhile; `Internal` when its row is there without its bytes.
+    pub async fn content_read(&self, content: &Content, range: Range<u64>) -> Result<ByteStream> {
+        let key = self
+            .objects
+            .root()
+            .object(&content.tenant, content.object_id);
         match self.objects.read(&key, range).await {
             Err(error) if error.kind() == Kind::NotFound => {
-                match self.file_get(&file.tenant, file.id).await? {
-                    Some(now) if now.object_id == file.object_id => {
-                        Err(Error::internal(format!("the bytes at {key} are gone")))
-                    }
-                    _ => Err(Error::not_found()),
+                let mut reader = self.metadata.reader().await?;
+                let object = reader.conn().object_get(content.object_id).await?;
+                if object.is_some_and(|object| object.state == State::Live) {
+                    Err(Error::internal(format!("the bytes at {key} are gone")))
+                } else {
+                    Err(Error::not_found())
                 }
             }
             outcome => outcome,
@@ -215,121 +358,29 @@ impl Domain {
     }
 
     /// A URL at which the store itself serves the content; None where it can't.
-    pub async fn file_presign(&self, file: &File, disposition: &str) -> Result<Option<String>> {
+    pub async fn content_presign(
+        &self,
+        content: &Content,
+        disposition: &str,
+    ) -> Result<Option<String>> {
         const TTL: std::time::Duration = std::time::Duration::from_secs(15 * 60);
-        let key = self.objects.root().object(&file.tenant, file.object_id);
+        let key = self
+            .objects
+            .root()
+            .object(&content.tenant, content.object_id);
         self.objects
-            .presign_get(&key, TTL, &file.content_type, disposition)
+            .presign_get(&key, TTL, &content.content_type, disposition)
             .await
     }
 
-    /// Moves a file to the trash, or removes it where `permanent` says so or there is no trash.
-    /// Trashing what is in the trash changes nothing.
-    ///
-    /// # Errors
-    /// `NotFound`; what `precondition` answers.
-    pub async fn file_delete(
+    /// What happened to a file; `detail` is an object, or null for nothing to add.
+    pub(super) fn event(
         &self,
         caller: &Caller,
-        id: FileId,
-        permanent: bool,
-        precondition: Precondition,
-    ) -> Result<()> {
-        let permanent = permanent || self.rules.trash_keep.is_zero();
-        let action = if permanent {
-            "file.deleted"
-        } else {
-            "file.trashed"
-        };
-        let now = self.clock.now();
-        let there: Precondition = Arc::new(move |file| {
-            if file.has_expired(now) {
-                return Err(Error::not_found());
-            }
-            precondition(file)
-        });
-        self.file_remove(caller, id, permanent, action, there).await
-    }
-
-    async fn file_remove(
-        &self,
-        caller: &Caller,
-        id: FileId,
-        permanent: bool,
         action: &'static str,
-        precondition: Precondition,
-    ) -> Result<()> {
-        let now = self.clock.now();
-        let delete_at = now.plus(self.rules.reaper_delay);
-        let event = self.event(caller, action, id);
-        self.metadata
-            .write((event, precondition), move |tx, (event, precondition)| {
-                async move {
-                    let tenant = &event.tenant;
-                    let Some(file) = tx.file_lock(tenant, id).await? else {
-                        return Err(Error::not_found());
-                    };
-                    precondition(&file)?;
-                    if permanent {
-                        tx.file_delete(tenant, id).await?;
-                        tx.object_release(file.object_id, delete_at).await?;
-                    } else if file.trashed_at.is_some() {
-                        return Ok(());
-                    } else {
-                        tx.file_trash(tenant, id, now).await?;
-                    }
-                    tx.event_insert(event).await
-                }
-                .boxed()
-            })
-            .await?;
-        if permanent {
-            self.died.notify_one();
-        }
-        Ok(())
-    }
-
-    /// Removes files whose time has come and those that were in the trash for long enough; how many.
-    pub async fn file_sweep(&self) -> Result<u64> {
-        const BATCH: u32 = 100;
-        let mut swept = 0;
-        loop {
-            let now = self.clock.now();
-            let mut reader = self.metadata.reader().await?;
-            let expired = reader.conn().file_expired(now, BATCH).await?;
-            let trashed = reader
-                .conn()
-                .file_trashed_before(now.minus(self.rules.trash_keep), BATCH)
-                .await?;
-            drop(reader);
-            if expired.is_empty() && trashed.is_empty() {
-                return Ok(swept);
-            }
-            let due = expired
-                .into_iter()
-                .map(|found| (found, "file.expired"))
-                .chain(trashed.into_iter().map(|found| (found, "file.deleted")));
-            for ((tenant, id), action) in due {
-                // Decided again under the row's lock: it may have been restored or removed meanwhile.
-                let keep = self.rules.trash_keep;
-                let still_due: Precondition = Arc::new(move |file| {
-                    let due = file.has_expired(now)
-                        || file.trashed_at.is_some_and(|at| at <= now.minus(keep));
-                    if due { Ok(()) } else { Err(Error::not_found()) }
-                });
-                match self
-                    .file_remove(&Caller::service(tenant), id, true, action, still_due)
-                    .await
-                {
-                    Ok(()) => swept += 1,
-                    Err(error) if error.kind() == Kind::NotFound => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-    }
-
-    fn event(&self, caller: &Caller, action: &'static str, target: FileId) -> Event {
+        target: FileId,
+        detail: Value,
+    ) -> Event {
         let at = self.clock.now();
         Event {
             id: EventId::new(at),
@@ -340,17 +391,34 @@ impl Domain {
             target: target.to_string(),
             request_id: caller.request_id.clone(),
             remote_ip: caller.remote_ip.clone(),
-            detail: serde_json::json!({}),
+            detail: if detail.is_null() {
+                serde_json::json!({})
+            } else {
+                detail
+            },
         }
     }
 }
 
-fn matches_declared(
+pub(super) fn lease_ran_out() -> Error {
+    Error::unavailable("the lease on the object ran out before the commit")
+}
+
+/// What can't be changed while it is in the trash.
+pub(super) fn in_trash() -> Error {
+    Error::new(
+        Kind::Conflict,
+        "The file is in the trash: restore it first.",
+    )
+}
+
+/// Whether what came is what was declared.
+pub(super) fn matches_declared(
     size: Option<u64>,
     sha256: Option<[u8; 32]>,
-    got: u64,
-    hashed: &[u8; 32],
+    written: &Written,
 ) -> Result<()> {
+    let (got, hashed) = (written.size, &written.sha256);
     if let Some(size) = size.filter(|size| *size != got) {
         return Err(Error::invalid(
             "/size",
@@ -366,100 +434,5 @@ fn matches_declared(
             ),
         )),
         _ => Ok(()),
-    }
-}
-
-/// What is wrong with a name, if anything.
-pub fn name_fault(name: &str) -> Option<&'static str> {
-    if name.is_empty() || name.len() > NAME_BYTES {
-        Some("must have 1 to 1,024 bytes")
-    } else if name.chars().any(char::is_control) {
-        Some("must have no control character")
-    } else if name
-        .split('/')
-        .any(|segment| matches!(segment, "" | "." | ".."))
-    {
-        Some("must have no empty, . or .. segment between slashes")
-    } else {
-        None
-    }
-}
-
-/// What makes a text one that no stored text can be equal to, if anything: PostgreSQL has no U+0000.
-pub fn text_fault(text: &str) -> Option<&'static str> {
-    text.contains('\0').then_some("must have no U+0000")
-}
-
-/// What is wrong with metadata, if anything.
-pub fn metadata_fault(metadata: &Metadata) -> Option<&'static str> {
-    fn depth(value: &serde_json::Value) -> usize {
-        match value {
-            serde_json::Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-            serde_json::Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
-            _ => 0,
-        }
-    }
-    fn has_nul(value: &serde_json::Value) -> bool {
-        match value {
-            serde_json::Value::String(text) => text_fault(text).is_some(),
-            serde_json::Value::Array(items) => items.iter().any(has_nul),
-            serde_json::Value::Object(fields) => fields
-                .iter()
-                .any(|(name, value)| text_fault(name).is_some() || has_nul(value)),
-            _ => false,
-        }
-    }
-    let nested = 1 + metadata.values().map(depth).max().unwrap_or(0);
-    let length = serde_json::to_vec(metadata).map_or(usize::MAX, |text| text.len());
-    if length > METADATA_BYTES {
-        Some("must have at most 64 KiB as JSON")
-    } else if nested > METADATA_DEPTH {
-        Some("must be nested at most 16 deep")
-    } else if metadata
-        .iter()
-        .any(|(name, value)| text_fault(name).is_some() || has_nul(value))
-    {
-        Some("must have no U+0000")
-    } else {
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_a_path_without_tricks() {
-        for good in ["a", "a/b.txt", "Ünï/名前", "...", "a b"] {
-            assert_eq!(name_fault(good), None, "{good}");
-        }
-        for bad in [
-            "",
-            "/a",
-            "a/",
-            "a//b",
-            "a/../b",
-            ".",
-            "a\nb",
-            &"x".repeat(1025),
-        ] {
-            assert!(name_fault(bad).is_some(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn metadata_has_bounds() {
-        let nest = |depth: usize| {
-            let mut value = serde_json::json!(1);
-            for _ in 1..depth {
-                value = serde_json::json!({ "a": value });
-            }
-            serde_json::from_value::<Metadata>(serde_json::json!({ "a": value })).unwrap()
-        };
-        assert_eq!(metadata_fault(&nest(16)), None);
-        assert!(metadata_fault(&nest(17)).is_some());
-        let nul: Metadata = serde_json::from_value(serde_json::json!({"a": ["\u{0}"]})).unwrap();
-        assert!(metadata_fault(&nul).is_some());
     }
 }

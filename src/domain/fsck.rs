@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::id::{FileId, ObjectId, Tenant};
 use crate::metadata::objects::{Object, State};
+use crate::metadata::usage::Drift;
 use crate::objects::Listed;
 use crate::objects::keys::Named;
 
@@ -43,6 +44,8 @@ pub enum ProblemKind {
     ExpiredLease,
     /// A dead object that is due and was not deleted.
     Undeleted,
+    /// What is recorded of a tenant's usage is not what its rows add up to.
+    UsageMismatch,
 }
 
 impl ProblemKind {
@@ -57,6 +60,7 @@ impl ProblemKind {
             Self::BrokenFile => "broken-file",
             Self::ExpiredLease => "expired-lease",
             Self::Undeleted => "undeleted",
+            Self::UsageMismatch => "usage-mismatch",
         }
     }
 }
@@ -115,6 +119,7 @@ impl Domain {
         self.fsck_keys(options, &mut report).await?;
         self.fsck_objects(options, &mut report).await?;
         self.fsck_files(&mut report).await?;
+        self.fsck_usage(options, &mut report).await?;
         Ok(report)
     }
 
@@ -359,6 +364,35 @@ impl Domain {
                 report.problems.push(problem);
             }
         }
+    }
+}
+
+impl Domain {
+    /// Quotas are compared with what there is.
+    async fn fsck_usage(&self, options: Options, report: &mut Report) -> Result<()> {
+        let drifts = self
+            .metadata
+            .write((), |tx, ()| async move { tx.usage_drifts().await }.boxed())
+            .await?;
+        for Drift { tenant, short } in drifts {
+            let mut problem = Problem::new(
+                ProblemKind::UsageMismatch,
+                format!(
+                    "of the tenant {tenant}, {} bytes and {} files too few are recorded, {} and {} too few as reserved",
+                    short.used.bytes, short.used.files, short.reserved.bytes, short.reserved.files
+                ),
+            );
+            if options.repair {
+                problem.repaired = self
+                    .metadata
+                    .write(tenant, |tx, tenant| {
+                        async move { tx.usage_mend(tenant).await }.boxed()
+                    })
+                    .await?;
+            }
+            report.problems.push(problem);
+        }
+        Ok(())
     }
 }
 

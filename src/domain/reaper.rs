@@ -1,14 +1,17 @@
 //! The reaper: the one place that deletes keys. It takes no input but the rows, is idempotent,
 //! and may run on every replica at once.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 
 use crate::error::Result;
+use crate::id::Tenant;
 use crate::metadata::objects::Object;
+use crate::metadata::usage::Amount;
 
-use super::Domain;
+use super::{Domain, quota};
 
 /// Rows in one step, and keys deleted at once.
 const BATCH: u32 = 100;
@@ -26,10 +29,23 @@ impl Domain {
             let expired = self
                 .metadata
                 .write((), move |tx, ()| {
-                    async move { tx.object_expire_leases(now, BATCH).await }.boxed()
+                    async move {
+                        let expired = tx.object_expire_leases(now, BATCH).await?;
+                        let count = expired.len();
+                        // In one order, so that two who do the same don't wait for each other.
+                        let mut reserved = BTreeMap::<Tenant, Amount>::new();
+                        for (tenant, amount) in expired {
+                            *reserved.entry(tenant).or_default() += amount;
+                        }
+                        for (tenant, amount) in reserved {
+                            quota::give_back(tx, &tenant, quota::unreserved(amount)).await?;
+                        }
+                        Ok(count)
+                    }
+                    .boxed()
                 })
                 .await?;
-            if expired < u64::from(BATCH) {
+            if expired < BATCH as usize {
                 break;
             }
         }

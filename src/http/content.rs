@@ -1,4 +1,4 @@
-//! `/v1/files/{id}/content`: the bytes.
+//! Bytes out: a file's content, now and earlier.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -12,21 +12,21 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use crate::app::App;
-use crate::domain::files::File;
+use crate::domain::files::{Content, File};
 use crate::error::{Error, Kind, Result};
 use crate::objects::ByteStream;
 
 use super::conditional::{self, Outcome, Validators};
 use super::digest;
 use super::disposition::{self, Disposition};
-use super::extract::{PathId, Query};
+use super::extract::{PathId, PathVersion, Query};
 use super::files::precondition_failed;
 use super::guard::Who;
 use super::range::{self, Multipart, Ranges};
 
-/// What a file's content is known by.
-pub(super) fn content_tag(file: &File) -> String {
-    format!("\"{}\"", file.object_id)
+/// What a content is known by.
+pub(super) fn content_tag(content: &Content) -> String {
+    format!("\"{}\"", content.object_id)
 }
 
 /// Fetch a file's content
@@ -88,6 +88,43 @@ pub(super) async fn head(
     answer(state, who, id, uri, headers, Method::HEAD).await
 }
 
+/// Fetch an earlier content
+///
+/// As the current one, which has a number too.
+#[utoipa::path(
+    get, path = "/v1/files/{id}/versions/{version}/content", tag = "files",
+    params(
+        ("id" = String, Path, description = "The file's id"),
+        ("version" = i64, Path, description = "Of which content"),
+        ("disposition" = Option<String>, Query, description = "`inline` or `attachment`"),
+        ("redirect" = Option<bool>, Query, description = "`true`: 307 to the store itself, where the store can serve it"),
+        ("Range" = Option<String>, Header, description = "Up to 16 ranges of bytes (RFC 9110, section 14)"),
+        ("If-None-Match" = Option<String>, Header, description = "ETags"),
+    ),
+    responses(
+        (status = 200, description = "All bytes", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 206, description = "The bytes asked for", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 304, description = "The content is still as the request's conditions say"),
+        (status = 307, description = "The content is at `Location`"),
+    ),
+)]
+pub(super) async fn version(
+    State(app): State<App>,
+    Who(principal): Who,
+    PathVersion(id, version): PathVersion,
+    uri: Uri,
+    headers: HeaderMap,
+    method: Method,
+) -> Result<Response> {
+    let asked = Asked::read(&uri, headers, method)?;
+    let found = app
+        .domain
+        .version_get(&principal.tenant, id, version)
+        .await?;
+    let (file, content) = found.ok_or_else(Error::not_found)?;
+    send(&app, &file, content, &asked).await
+}
+
 async fn answer(
     State(app): State<App>,
     Who(principal): Who,
@@ -96,84 +133,108 @@ async fn answer(
     headers: HeaderMap,
     method: Method,
 ) -> Result<Response> {
-    let mut query = Query::read(&uri, &["disposition", "redirect"])?;
-    let wanted = query.parse("disposition", "inline or attachment", |text| match text {
-        "inline" => Some(Disposition::Inline),
-        "attachment" => Some(Disposition::Attachment),
-        _ => None,
-    })?;
-    let redirect = query.flag("redirect")? && method == Method::GET;
-
+    let asked = Asked::read(&uri, headers, method)?;
     let file = app
         .domain
         .file_get(&principal.tenant, id)
         .await?
         .ok_or_else(Error::not_found)?;
+    let content = Content::from(&file);
+    send(&app, &file, content, &asked).await
+}
+
+/// What a request wants of a content.
+struct Asked {
+    disposition: Option<Disposition>,
+    redirect: bool,
+    headers: HeaderMap,
+    method: Method,
+}
+
+impl Asked {
+    fn read(uri: &Uri, headers: HeaderMap, method: Method) -> Result<Self> {
+        let mut query = Query::read(uri, &["disposition", "redirect"])?;
+        let disposition =
+            query.parse("disposition", "inline or attachment", |text| match text {
+                "inline" => Some(Disposition::Inline),
+                "attachment" => Some(Disposition::Attachment),
+                _ => None,
+            })?;
+        Ok(Self {
+            disposition,
+            redirect: query.flag("redirect")? && method == Method::GET,
+            headers,
+            method,
+        })
+    }
+}
+
+async fn send(app: &App, file: &File, content: Content, asked: &Asked) -> Result<Response> {
     if file.trashed_at.is_some() {
         return Err(Error::new(Kind::Gone, "The file is in the trash."));
     }
-    let disposition = match wanted {
-        Some(Disposition::Inline) if disposition::inline_allowed(&file.content_type) => {
+    let disposition = match asked.disposition {
+        Some(Disposition::Inline) if disposition::inline_allowed(&content.content_type) => {
             disposition::header(Disposition::Inline, &file.name)
         }
         _ => disposition::header(Disposition::Attachment, &file.name),
     };
     let validators = Validators {
-        etag: content_tag(&file),
-        last_modified: file.created_at,
+        etag: content_tag(&content),
+        last_modified: content.created_at,
     };
-    match conditional::evaluate(&headers, &method, &validators) {
+    match conditional::evaluate(&asked.headers, &asked.method, &validators) {
         Outcome::Proceed => {}
         Outcome::NotModified => {
             let mut response = StatusCode::NOT_MODIFIED.into_response();
-            describe(response.headers_mut(), &file, &validators);
+            describe(response.headers_mut(), &validators);
             return Ok(response);
         }
         Outcome::PreconditionFailed => return Err(precondition_failed()),
     }
-    if redirect {
+    if asked.redirect {
         let text = disposition.to_str().unwrap_or("attachment");
-        if let Some(url) = app.domain.file_presign(&file, text).await? {
+        if let Some(url) = app.domain.content_presign(&content, text).await? {
             let fields = [(LOCATION, url), (CACHE_CONTROL, "no-store".to_owned())];
             return Ok((StatusCode::TEMPORARY_REDIRECT, fields).into_response());
         }
     }
 
-    let ranges = if conditional::range_applies(&headers, &validators) {
-        range::requested(&method, &headers, file.size)
+    let ranges = if conditional::range_applies(&asked.headers, &validators) {
+        range::requested(&asked.method, &asked.headers, content.size)
     } else {
         Ranges::Whole
     };
-    let mut response = if method == Method::HEAD {
-        of_length(StatusCode::OK, file.size, Body::empty())
+    let mut response = if asked.method == Method::HEAD {
+        of_length(StatusCode::OK, content.size, Body::empty())
     } else {
         match ranges {
-            Ranges::Whole if file.size == 0 => of_length(StatusCode::OK, 0, Body::empty()),
+            Ranges::Whole if content.size == 0 => of_length(StatusCode::OK, 0, Body::empty()),
             Ranges::Whole => {
-                let bytes = app.domain.file_read(&file, 0..file.size).await?;
-                of_length(StatusCode::OK, file.size, Body::from_stream(bytes))
+                let bytes = app.domain.content_read(&content, 0..content.size).await?;
+                of_length(StatusCode::OK, content.size, Body::from_stream(bytes))
             }
             Ranges::One(range) => {
                 let length = range.end - range.start;
-                let field = field(range::content_range(&range, file.size))?;
-                let bytes = app.domain.file_read(&file, range).await?;
+                let field = field(range::content_range(&range, content.size))?;
+                let bytes = app.domain.content_read(&content, range).await?;
                 let body = Body::from_stream(bytes);
                 let mut response = of_length(StatusCode::PARTIAL_CONTENT, length, body);
                 response.headers_mut().insert(CONTENT_RANGE, field);
                 response
             }
-            Ranges::Many(ranges) => several(&app, &file, &ranges).await?,
-            Ranges::Unsatisfiable => return unsatisfiable(&file),
+            Ranges::Many(ranges) => several(app, &content, &ranges).await?,
+            Ranges::Unsatisfiable => return unsatisfiable(content.size),
         }
     };
     let fields = response.headers_mut();
-    describe(fields, &file, &validators);
+    describe(fields, &validators);
     fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     fields.insert(CONTENT_DISPOSITION, disposition);
     if !fields.contains_key(CONTENT_TYPE) {
-        fields.insert(CONTENT_TYPE, field(file.content_type.clone())?);
+        fields.insert(CONTENT_TYPE, field(content.content_type)?);
     }
-    if let Some(sha256) = &file.sha256 {
+    if let Some(sha256) = &content.sha256 {
         fields.insert(digest::REPR_DIGEST, digest::repr_digest(sha256));
     }
     // Whatever the bytes are, a browser that shows them gives them no rights in this origin.
@@ -185,10 +246,13 @@ async fn answer(
 }
 
 /// The fields that a 304 has too (RFC 9110, section 15.4.5).
-fn describe(fields: &mut HeaderMap, file: &File, validators: &Validators) {
+fn describe(fields: &mut HeaderMap, validators: &Validators) {
     for (name, value) in [
         (ETAG, validators.etag.clone()),
-        (LAST_MODIFIED, conditional::http_date(file.created_at)),
+        (
+            LAST_MODIFIED,
+            conditional::http_date(validators.last_modified),
+        ),
         (CACHE_CONTROL, "private, no-cache".to_owned()),
     ] {
         if let Ok(value) = HeaderValue::try_from(value) {
@@ -201,13 +265,13 @@ fn of_length(status: StatusCode, length: u64, body: Body) -> Response {
     (status, [(CONTENT_LENGTH, length.to_string())], body).into_response()
 }
 
-fn unsatisfiable(file: &File) -> Result<Response> {
+fn unsatisfiable(size: u64) -> Result<Response> {
     let error = Error::new(
         Kind::RangeNotSatisfiable,
-        format!("The file has {} bytes.", file.size),
+        format!("The file has {size} bytes."),
     );
     let mut response = error.into_response();
-    let value = field(range::unsatisfied_range(file.size))?;
+    let value = field(range::unsatisfied_range(size))?;
     response.headers_mut().insert(CONTENT_RANGE, value);
     Ok(response)
 }
@@ -218,18 +282,22 @@ fn field(value: String) -> Result<HeaderValue> {
 
 /// `multipart/byteranges`. The first part is opened before the status is sent, the others when
 /// their turn comes.
-async fn several(app: &App, file: &File, ranges: &[std::ops::Range<u64>]) -> Result<Response> {
+async fn several(
+    app: &App,
+    content: &Content,
+    ranges: &[std::ops::Range<u64>],
+) -> Result<Response> {
     let boundary = hex::encode(rand::random::<[u8; 16]>());
-    let layout = Multipart::new(ranges, file.size, &file.content_type, &boundary);
+    let layout = Multipart::new(ranges, content.size, &content.content_type, &boundary);
     let mut parts = layout.parts.into_iter();
     let mut first = match parts.next() {
         Some(part) => {
-            let bytes = app.domain.file_read(file, part.range.clone()).await?;
+            let bytes = app.domain.content_read(content, part.range.clone()).await?;
             Some((part.head, bytes))
         }
         None => None,
     };
-    let (domain, file, closing) = (app.domain.clone(), file.clone(), layout.closing);
+    let (domain, content, closing) = (app.domain.clone(), content.clone(), layout.closing);
     let bytes: ByteStream = async_stream::try_stream! {
         while let Some((head, mut bytes)) = first.take() {
             yield Bytes::from(head);
@@ -237,7 +305,7 @@ async fn several(app: &App, file: &File, ranges: &[std::ops::Range<u64>]) -> Res
                 yield chunk?;
             }
             if let Some(part) = parts.next() {
-                let bytes = domain.file_read(&file, part.range).await?;
+                let bytes = domain.content_read(&content, part.range).await?;
                 first = Some((part.head, bytes));
             }
         }

@@ -13,22 +13,33 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 
 use crate::error::{Error, Kind, Result};
 
-use super::{Access, Takes, content, files, health, me, problem, routes, upload};
+use super::{
+    Access, Takes, content, files, health, list, me, problem, routes, upload, usage, versions,
+};
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Box Service",
-        description = "Upload, find, fetch and delete files.\n\nErrors are `application/problem+json` (RFC 9457); switch on their `type`. Every answer has `x-request-id`.",
+        description = "Upload, find, fetch, change, copy and delete files.\n\nErrors are `application/problem+json` (RFC 9457); switch on their `type`. Every answer has `x-request-id`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(
         upload::upload,
-        files::list,
+        list::list,
+        files::batch_delete,
         files::get,
+        files::patch,
         files::delete,
+        files::restore,
+        files::copy,
         content::get,
         content::head,
+        upload::replace,
+        versions::list,
+        content::version,
+        versions::restore,
+        usage::get,
         me::get,
         health::live,
         health::ready,
@@ -95,8 +106,23 @@ pub fn document() -> Document {
         if route.path.ends_with("/content") && route.method == Method::GET {
             kinds.push(Kind::RangeNotSatisfiable);
         }
-        if route.method == Method::DELETE {
+        if route.method == Method::DELETE || route.method == Method::PATCH {
             kinds.push(Kind::PreconditionFailed);
+        }
+        match name {
+            // The trash, an Idempotency-Key in use.
+            "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" => {
+                kinds.push(Kind::Conflict);
+            }
+            _ => {}
+        }
+        if route.takes == Takes::Json {
+            kinds.extend([
+                Kind::MalformedJson,
+                Kind::RequestTimeout,
+                Kind::PayloadTooLarge,
+                Kind::UnsupportedMediaType,
+            ]);
         }
         if route.takes == Takes::File {
             kinds.extend([

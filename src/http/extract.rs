@@ -14,6 +14,7 @@ use futures::StreamExt;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
+use crate::app::App;
 use crate::domain::Caller;
 use crate::error::{Error, Invalid, Kind, Result};
 use crate::id::FileId;
@@ -22,6 +23,10 @@ use crate::objects::ByteStream;
 use super::guard::Who;
 use super::media_type;
 use super::observe::RequestId;
+
+/// The longest JSON body, in bytes: the metadata's 64 KiB, and room for the rest and its escapes; or a
+/// thousand ids.
+pub(super) const JSON_BODY: u64 = 128 * 1024;
 
 /// The address that a connection came from.
 #[derive(Clone, Copy, Debug)]
@@ -64,16 +69,36 @@ impl<S: Send + Sync> FromRequestParts<S> for PathId {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
-        let params = RawPathParams::from_request_parts(parts, state)
-            .await
-            .map_err(|_| Error::not_found())?;
-        params
-            .iter()
-            .find(|(name, _)| *name == "id")
-            .and_then(|(_, value)| value.parse().ok())
-            .map(Self)
-            .ok_or_else(Error::not_found)
+        path_param(parts, state, "id").await.map(Self)
     }
+}
+
+/// `{id}` and `{version}` of a path.
+pub(super) struct PathVersion(pub FileId, pub i64);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathVersion {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let id = path_param(parts, state, "id").await?;
+        let version = path_param(parts, state, "version").await?;
+        Ok(Self(id, version))
+    }
+}
+
+async fn path_param<T: std::str::FromStr, S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+    name: &str,
+) -> Result<T> {
+    let params = RawPathParams::from_request_parts(parts, state)
+        .await
+        .map_err(|_| Error::not_found())?;
+    params
+        .iter()
+        .find(|(known, _)| *known == name)
+        .and_then(|(_, value)| value.parse().ok())
+        .ok_or_else(Error::not_found)
 }
 
 /// The parameters of a query, each at most once.
@@ -194,6 +219,47 @@ fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     text.strip_suffix(&place).unwrap_or(&text).to_owned()
+}
+
+/// All of a JSON body, as bytes.
+///
+/// # Errors
+/// 415 for another content type than those allowed (none at all is taken for JSON), 413 for what is
+/// longer than [`JSON_BODY`], 408 and 400 as [`byte_stream`].
+pub(super) async fn json_bytes(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+    allowed: &[&str],
+) -> Result<Vec<u8>> {
+    if let Some(content_type) = headers.get(CONTENT_TYPE) {
+        let content_type = content_type.to_str().unwrap_or_default();
+        if !allowed
+            .iter()
+            .any(|essence| media_type::names(content_type, essence))
+        {
+            return Err(Error::new(
+                Kind::UnsupportedMediaType,
+                format!("The body must be {}.", allowed.join(" or ")),
+            ));
+        }
+    }
+    let mut source = byte_stream(body, app.config.limits.idle_timeout);
+    let mut bytes = Vec::new();
+    while let Some(chunk) = source.next().await {
+        bytes.extend_from_slice(&chunk?);
+        if bytes.len() as u64 > JSON_BODY {
+            return Err(json_too_large());
+        }
+    }
+    Ok(bytes)
+}
+
+pub(super) fn json_too_large() -> Error {
+    Error::new(
+        Kind::PayloadTooLarge,
+        format!("The body may have at most {JSON_BODY} bytes."),
+    )
 }
 
 pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -1,101 +1,28 @@
-//! `/v1/files`: list, fetch and delete. Uploads and contents have modules of their own.
+//! `/v1/files`: properties, changes, deletion. Lists, uploads and contents have modules of their own.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, ETAG, LAST_MODIFIED};
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, ETAG, LAST_MODIFIED, LOCATION};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
 
 use crate::app::App;
-use crate::clock::Timestamp;
-use crate::domain::files::{After, File, Filter, Sort, SortBy, text_fault};
-use crate::error::{Error, Kind, Result};
+use crate::domain::changes::{FileCopy, FilePatch, MetadataPatch};
+use crate::domain::files::{Content, File, Precondition};
+use crate::domain::removal::Removal;
+use crate::error::{Error, Invalid, Kind, Result};
 use crate::id::FileId;
 
 use super::conditional::{self, Outcome, Validators};
-use super::extract::{Acting, PathId, Query};
+use super::content::content_tag;
+use super::extract::{self, Acting, PathId, Query};
 use super::guard::Who;
-use super::types;
+use super::{media_type, once, problem, types};
 
-/// Items of a page, unless the query says otherwise, and at most.
-const LIMIT: u32 = 100;
-const MOST: u32 = 1000;
-
-/// List files
-///
-/// By keyset pages: files that come and go meanwhile make no other file come twice or be left out.
-#[utoipa::path(
-    get, path = "/v1/files", tag = "files",
-    params(
-        ("prefix" = Option<String>, Query, description = "The first bytes of the name"),
-        ("trashed" = Option<bool>, Query, description = "`true`: only what is in the trash; else only what is not"),
-        ("sort" = Option<String>, Query, description = "`created_at` or `name`; `-` before it for descending; by default `-created_at`"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Items of a page; 100 by default"),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before, with the same `sort`"),
-    ),
-    responses((status = 200, description = "A page of files", body = types::FilePage)),
-)]
-pub(super) async fn list(
-    State(app): State<App>,
-    Who(principal): Who,
-    uri: Uri,
-) -> Result<Json<types::FilePage>> {
-    let mut query = Query::read(&uri, &["prefix", "trashed", "sort", "limit", "cursor"])?;
-    let prefix = query.take("prefix");
-    if let Some(fault) = prefix.as_deref().and_then(text_fault) {
-        return Err(Error::invalid("/prefix", fault));
-    }
-    let trashed = query.flag("trashed")?;
-    let sort = query
-        .parse(
-            "sort",
-            "created_at or name, or - and one of them",
-            read_sort,
-        )?
-        .unwrap_or(Sort {
-            by: SortBy::CreatedAt,
-            descending: true,
-        });
-    let limit = query
-        .parse("limit", "a number from 1 to 1000", |text| {
-            text.parse().ok().filter(|limit| (1..=MOST).contains(limit))
-        })?
-        .unwrap_or(LIMIT);
-    let after = query.parse(
-        "cursor",
-        "the next_cursor of a page that was sorted alike",
-        |text| Cursor::read(text, sort),
-    )?;
-
-    let mut files = app
-        .domain
-        .file_list(&Filter {
-            tenant: principal.tenant.clone(),
-            trashed,
-            now: app.domain.clock.now(),
-            prefix,
-            sort,
-            after,
-            // One more tells whether there is another page.
-            limit: limit + 1,
-        })
-        .await?;
-    let more = files.len() > limit as usize;
-    files.truncate(limit as usize);
-    let next_cursor = files
-        .last()
-        .filter(|_| more)
-        .map(|last| Cursor::of(last, sort).write());
-    Ok(Json(types::FilePage {
-        items: files.into_iter().map(types::File::from).collect(),
-        next_cursor,
-    }))
-}
+/// Files in one `batch-delete`.
+const MOST_DELETED: usize = 1000;
 
 /// Fetch a file's properties
 ///
@@ -138,6 +65,102 @@ pub(super) async fn get(
     }
 }
 
+/// Change a file's properties
+///
+/// A JSON Merge Patch (RFC 7396): what is absent stays, null removes. A patch that changes nothing
+/// makes no new revision.
+#[utoipa::path(
+    patch, path = "/v1/files/{id}", tag = "files",
+    params(
+        ("id" = String, Path, description = "The file's id"),
+        ("If-Match" = Option<String>, Header, description = "The revision that is meant, in quotes"),
+    ),
+    request_body(content(
+        (types::FilePatch = "application/merge-patch+json"),
+        (types::FilePatch = "application/json"),
+    )),
+    responses((status = 200, description = "The file as it is now", body = types::File,
+        headers(("ETag" = String, description = "The revision, in quotes")))),
+)]
+pub(super) async fn patch(
+    State(app): State<App>,
+    Acting(caller): Acting,
+    PathId(id): PathId,
+    request: Request,
+) -> Result<Response> {
+    Query::read(request.uri(), &[])?;
+    let (head, body) = request.into_parts();
+    let allowed = ["application/merge-patch+json", "application/json"];
+    let body = extract::json_bytes(&app, &head.headers, body, &allowed).await?;
+    let patch = read_patch(extract::json_object(&body)?)?;
+    let precondition = revision_is(head.headers);
+    let file = app
+        .domain
+        .file_patch(&caller, id, patch, precondition)
+        .await?;
+    Ok(with_revision(file))
+}
+
+/// Take a file out of the trash
+///
+/// One that is not in the trash stays as it is.
+#[utoipa::path(
+    post, path = "/v1/files/{id}/restore", tag = "files",
+    params(("id" = String, Path, description = "The file's id")),
+    responses((status = 200, description = "The file", body = types::File,
+        headers(("ETag" = String, description = "The revision, in quotes")))),
+)]
+pub(super) async fn restore(
+    State(app): State<App>,
+    Acting(caller): Acting,
+    PathId(id): PathId,
+    uri: Uri,
+) -> Result<Response> {
+    Query::read(&uri, &[])?;
+    let file = app.domain.file_restore(&caller, id).await?;
+    Ok(with_revision(file))
+}
+
+/// Copy a file
+///
+/// A new file over the same bytes: none of them move. What the body leaves out is as in the source.
+#[utoipa::path(
+    post, path = "/v1/files/{id}/copy", tag = "files",
+    params(
+        ("id" = String, Path, description = "The file's id"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The caller's own: an equal request within 24 hours is answered as this one was"),
+    ),
+    request_body(content = Option<types::FileCopy>, content_type = "application/json"),
+    responses((status = 201, description = "The copy", body = types::File,
+        headers(
+            ("Location" = String, description = "The copy's path"),
+            ("ETag" = String, description = "The content's"),
+        ))),
+)]
+pub(super) async fn copy(
+    State(app): State<App>,
+    Acting(caller): Acting,
+    PathId(id): PathId,
+    request: Request,
+) -> Result<Response> {
+    Query::read(request.uri(), &[])?;
+    let (head, body) = request.into_parts();
+    let body = extract::json_bytes(&app, &head.headers, body, &["application/json"]).await?;
+    let copy = if body.is_empty() {
+        types::FileCopy::default()
+    } else {
+        extract::json_object(&body)?
+    };
+    let once = once::read(&head, "copyFile", &[&body])?;
+    let copy = FileCopy {
+        name: copy.name,
+        metadata: copy.metadata.map(Option::unwrap_or_default),
+        expires_at: copy.expires_at,
+    };
+    let file = app.domain.file_copy(&caller, id, copy, once).await?;
+    Ok(created(&app, file))
+}
+
 /// Delete a file
 ///
 /// It goes to the trash, or for good with `permanent=true` or where the trash is turned off. A file
@@ -159,12 +182,102 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     let permanent = Query::read(&uri, &["permanent"])?.flag("permanent")?;
-    let precondition =
-        Arc::new(move |file: &File| conditional::if_match(&headers, &revision_tag(file)));
     app.domain
-        .file_delete(&caller, id, permanent, precondition)
+        .file_delete(&caller, id, permanent, revision_is(headers))
         .await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Delete many files
+///
+/// Each on its own, as `DELETE /v1/files/{id}` does: what became of each stands at its place.
+#[utoipa::path(
+    post, path = "/v1/files/batch-delete", tag = "files",
+    request_body(content = types::BatchDelete, content_type = "application/json"),
+    responses((status = 200, description = "What became of each", body = types::BatchDeleted)),
+)]
+pub(super) async fn batch_delete(
+    State(app): State<App>,
+    Acting(caller): Acting,
+    request: Request,
+) -> Result<Json<types::BatchDeleted>> {
+    Query::read(request.uri(), &[])?;
+    let (head, body) = request.into_parts();
+    let body = extract::json_bytes(&app, &head.headers, body, &["application/json"]).await?;
+    let batch: types::BatchDelete = extract::json_object(&body)?;
+    if !(1..=MOST_DELETED).contains(&batch.ids.len()) {
+        return Err(Error::invalid("/ids", "must have 1 to 1,000 ids"));
+    }
+    // What is no id names nothing.
+    let ids: Vec<FileId> = batch.ids.iter().filter_map(|id| id.parse().ok()).collect();
+    let mut removals = app
+        .domain
+        .file_delete_many(&caller, &ids, batch.permanent)
+        .await?
+        .into_iter();
+    let items = batch
+        .ids
+        .into_iter()
+        .map(|id| {
+            let removed = id.parse::<FileId>().is_ok() && removals.next() == Some(Removal::Removed);
+            let fault = (!removed).then_some(Kind::NotFound);
+            types::Deleted {
+                id,
+                status: fault.map_or(StatusCode::NO_CONTENT.as_u16(), problem::status),
+                r#type: fault.map(problem::r#type),
+            }
+        })
+        .collect();
+    Ok(Json(types::BatchDeleted { items }))
+}
+
+fn read_patch(patch: types::FilePatch) -> Result<FilePatch> {
+    let mut invalid = Vec::new();
+    let mut required = |pointer: &str, value: Option<Option<String>>| {
+        if value == Some(None) {
+            invalid.push(Invalid {
+                pointer: pointer.to_owned(),
+                detail: "can't be removed".to_owned(),
+            });
+        }
+        value.flatten()
+    };
+    let name = required("/name", patch.name);
+    let content_type = required("/content_type", patch.content_type);
+    if !invalid.is_empty() {
+        return Err(Error::invalid_many(invalid));
+    }
+    Ok(FilePatch {
+        name,
+        content_type: match content_type {
+            Some(text) => Some(media_type::parse(&text)?),
+            None => None,
+        },
+        metadata: patch.metadata.map(|metadata| match metadata {
+            Some(patch) => MetadataPatch::Merge(patch),
+            None => MetadataPatch::Clear,
+        }),
+        expires_at: patch.expires_at,
+    })
+}
+
+/// The answer to what made a file.
+pub(super) fn created(app: &App, file: File) -> Response {
+    let path = format!("{}v1/files/{}", app.config.public_url().path(), file.id);
+    (
+        StatusCode::CREATED,
+        [(LOCATION, path), (ETAG, content_tag(&Content::from(&file)))],
+        Json(types::File::from(file)),
+    )
+        .into_response()
+}
+
+pub(super) fn with_revision(file: File) -> Response {
+    ([(ETAG, revision_tag(&file))], Json(types::File::from(file))).into_response()
+}
+
+fn revision_is(headers: HeaderMap) -> Precondition {
+    Arc::new(move |file: &File| conditional::if_match(&headers, &revision_tag(file)))
 }
 
 pub(super) fn precondition_failed() -> Error {
@@ -176,62 +289,4 @@ pub(super) fn precondition_failed() -> Error {
 
 fn revision_tag(file: &File) -> String {
     format!("\"{}\"", file.revision)
-}
-
-fn read_sort(text: &str) -> Option<Sort> {
-    let (by, descending) = match text.strip_prefix('-') {
-        Some(by) => (by, true),
-        None => (text, false),
-    };
-    let by = match by {
-        "created_at" => SortBy::CreatedAt,
-        "name" => SortBy::Name,
-        _ => return None,
-    };
-    Some(Sort { by, descending })
-}
-
-/// Where a page ended. Opaque to clients: base64url of this as JSON.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Cursor {
-    descending: bool,
-    id: FileId,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    created_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-}
-
-impl Cursor {
-    fn of(file: &File, sort: Sort) -> Self {
-        let by = |wanted| sort.by == wanted;
-        Self {
-            descending: sort.descending,
-            id: file.id,
-            created_at: by(SortBy::CreatedAt).then_some(file.created_at),
-            name: by(SortBy::Name).then(|| file.name.clone()),
-        }
-    }
-
-    fn write(&self) -> String {
-        let text = serde_json::to_vec(self).unwrap_or_default();
-        URL_SAFE_NO_PAD.encode(text)
-    }
-
-    /// None for what this service did not write for a list in this order.
-    fn read(text: &str, sort: Sort) -> Option<After> {
-        let text = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let cursor: Self = serde_json::from_slice(&text).ok()?;
-        if cursor.descending != sort.descending {
-            return None;
-        }
-        match (sort.by, cursor.created_at, cursor.name) {
-            (SortBy::CreatedAt, Some(at), None) => Some(After::CreatedAt(at, cursor.id)),
-            (SortBy::Name, None, Some(name)) if text_fault(&name).is_none() => {
-                Some(After::Name(name, cursor.id))
-            }
-            _ => None,
-        }
-    }
 }

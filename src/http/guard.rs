@@ -67,6 +67,8 @@ impl Guard {
         };
         let most = match self.takes {
             Takes::Nothing => return Ok(()),
+            Takes::Json if length > extract::JSON_BODY => return Err(extract::json_too_large()),
+            Takes::Json => return Ok(()),
             Takes::File if extract::is_form(headers) => self.most.saturating_add(FORM_OVERHEAD),
             Takes::File => self.most,
         };

@@ -54,10 +54,12 @@ fn shape(kind: Kind) -> Shape {
         Kind::BadRequest => (400, "bad-request", "Bad request"),
         Kind::Unauthenticated => (401, "unauthenticated", "Unauthenticated"),
         Kind::Forbidden => (403, "forbidden", "Forbidden"),
+        Kind::QuotaExceeded => (403, "quota-exceeded", "Quota exceeded"),
         Kind::NotFound => (404, "not-found", "Not found"),
         Kind::MethodNotAllowed => (405, "method-not-allowed", "Method not allowed"),
         Kind::RequestTimeout => (408, "request-timeout", "Request timeout"),
         Kind::Conflict => (409, "conflict", "Conflict"),
+        Kind::StillRunning => (409, "conflict", "Conflict"),
         Kind::Gone => (410, "gone", "Gone"),
         Kind::LengthRequired => (411, "length-required", "Length required"),
         Kind::PreconditionFailed => (412, "precondition-failed", "Precondition failed"),
@@ -80,6 +82,10 @@ pub(super) fn status(kind: Kind) -> u16 {
     shape(kind).status.as_u16()
 }
 
+pub(super) fn r#type(kind: Kind) -> String {
+    format!("urn:box-service:problem:{}", shape(kind).name)
+}
+
 pub(super) fn title(kind: Kind) -> &'static str {
     shape(kind).title
 }
@@ -93,7 +99,7 @@ impl IntoResponse for Error {
                 .headers_mut()
                 .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.kind() == Kind::Unavailable {
+        if matches!(self.kind(), Kind::Unavailable | Kind::StillRunning) {
             response
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from_static("5"));
@@ -109,7 +115,7 @@ struct Carried(Arc<Error>);
 fn problem(error: &Error, request_id: &str) -> Problem {
     let shape = shape(error.kind());
     Problem {
-        r#type: format!("urn:box-service:problem:{}", shape.name),
+        r#type: r#type(error.kind()),
         title: shape.title,
         status: shape.status.as_u16(),
         detail: error.detail().to_owned(),

@@ -1,4 +1,4 @@
-//! `POST /v1/files`: one file in one request, as it is or in a form.
+//! Bytes in: a new file in one request, as it is or in a form, and a file's new content.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,9 +7,9 @@ use std::task::{Poll, ready};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, LOCATION};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, ETAG};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -18,20 +18,23 @@ use tracing::Instrument;
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::domain::Caller;
-use crate::domain::files::{File, Metadata, NewFile};
+use crate::domain::files::{Content, File, Metadata, NewFile, Precondition};
+use crate::domain::versions::NewContent;
 use crate::error::{Error, Kind, Result};
 use crate::objects::ByteStream;
 
+use super::conditional::{self, Outcome, Validators};
 use super::content::content_tag;
-use super::extract::{self, Acting, Query};
+use super::extract::{self, Acting, JSON_BODY, PathId, Query};
+use super::files::{created, precondition_failed};
 use super::types::{self, Properties};
-use super::{digest, media_type};
+use super::{digest, media_type, once};
 
 /// What a form may have beside the file's bytes: the properties, header fields and delimiters.
 pub(super) const FORM_OVERHEAD: u64 = 256 * 1024;
 
-/// Of the part `properties`: the metadata's 64 KiB, and room for the rest of it and its escapes.
-const PROPERTIES: usize = 128 * 1024;
+/// What the Idempotency-Keys of uploads belong to.
+const ROUTE: &str = "uploadFile";
 
 /// Upload a file
 ///
@@ -45,6 +48,7 @@ const PROPERTIES: usize = 128 * 1024;
         ("expires_at" = Option<String>, Query, description = "When it is removed by itself (RFC 3339)"),
         ("sha256" = Option<String>, Query, description = "What the bytes must hash to, in hexadecimal digits"),
         ("Repr-Digest" = Option<String>, Header, description = "The same as `sha-256=:BASE64:` (RFC 9530); `Content-Digest` is taken too"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The caller's own: an equal request within 24 hours is answered as this one was"),
     ),
     request_body(content(
         (Vec<u8> = "application/octet-stream"),
@@ -62,16 +66,7 @@ pub(super) async fn upload(
     request: Request,
 ) -> Result<Response> {
     let (head, body) = request.into_parts();
-    if head
-        .headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-    {
-        return Err(Error::new(
-            Kind::UnsupportedMediaType,
-            "A body is taken as it is: without Content-Encoding.",
-        ));
-    }
+    as_it_is(&head.headers)?;
     let stored = app.clone();
     let work = async move {
         if extract::is_form(&head.headers) {
@@ -86,13 +81,86 @@ pub(super) async fn upload(
         .spawn(work.in_current_span())
         .await
         .map_err(Error::internal)??;
-    let path = format!("{}v1/files/{}", app.config.public_url().path(), file.id);
-    Ok((
-        StatusCode::CREATED,
-        [(LOCATION, path), (ETAG, content_tag(&file))],
-        Json(types::File::from(file)),
-    )
-        .into_response())
+    Ok(created(&app, file))
+}
+
+/// Replace a file's content
+///
+/// A raw body, as with an upload. The file keeps its id and its properties but for the content type;
+/// its version counts on, and the old content is kept as far as the service is configured to.
+#[utoipa::path(
+    put, path = "/v1/files/{id}/content", tag = "files",
+    params(
+        ("id" = String, Path, description = "The file's id"),
+        ("sha256" = Option<String>, Query, description = "What the bytes must hash to, in hexadecimal digits"),
+        ("Repr-Digest" = Option<String>, Header, description = "The same as `sha-256=:BASE64:` (RFC 9530); `Content-Digest` is taken too"),
+        ("If-Match" = Option<String>, Header, description = "The ETag of the content that is to be replaced"),
+    ),
+    request_body(content(
+        (Vec<u8> = "application/octet-stream"),
+    ), description = "The bytes. With no `Content-Type`, or `application/octet-stream`, the first of them decide the file's."),
+    responses((status = 200, description = "The file as it is now", body = types::File,
+        headers(("ETag" = String, description = "The content's")))),
+)]
+pub(super) async fn replace(
+    State(app): State<App>,
+    Acting(caller): Acting,
+    PathId(id): PathId,
+    request: Request,
+) -> Result<Response> {
+    let (head, body) = request.into_parts();
+    as_it_is(&head.headers)?;
+    let mut query = Query::read(&head.uri, &["sha256"])?;
+    let new = NewContent {
+        content_type: content_type(declared_type(&head.headers))?,
+        sha256: digest::declared(&head.headers, query.take("sha256").as_deref())?,
+        size: extract::content_length(&head.headers),
+    };
+    let precondition: Precondition = Arc::new(move |file: &File| {
+        let content = Content::from(file);
+        let validators = Validators {
+            etag: content_tag(&content),
+            last_modified: content.created_at,
+        };
+        match conditional::evaluate(&head.headers, &Method::PUT, &validators) {
+            Outcome::Proceed => Ok(()),
+            Outcome::NotModified | Outcome::PreconditionFailed => Err(precondition_failed()),
+        }
+    });
+    let source = extract::byte_stream(body, app.config.limits.idle_timeout);
+    let domain = app.domain.clone();
+    let work = async move {
+        domain
+            .file_replace(&caller, id, new, source, media_type::sniff, precondition)
+            .await
+    };
+    // It must run to its end even when the client is gone, which drops this handler.
+    let file = app
+        .tasks
+        .spawn(work.in_current_span())
+        .await
+        .map_err(Error::internal)??;
+    let tag = content_tag(&Content::from(&file));
+    Ok(([(ETAG, tag)], Json(types::File::from(file))).into_response())
+}
+
+fn as_it_is(headers: &HeaderMap) -> Result<()> {
+    let coded = headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if coded {
+        return Err(Error::new(
+            Kind::UnsupportedMediaType,
+            "A body is taken as it is: without Content-Encoding.",
+        ));
+    }
+    Ok(())
+}
+
+/// What can't be shown as text is a type that nothing is.
+fn declared_type(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(CONTENT_TYPE)?;
+    Some(value.to_str().unwrap_or("\0"))
 }
 
 async fn of_raw(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result<File> {
@@ -105,22 +173,19 @@ async fn of_raw(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result<
     };
     let expires_at = query.parse("expires_at", "a time in RFC 3339", Timestamp::parse)?;
     let sha256 = digest::declared(&head.headers, query.take("sha256").as_deref())?;
-    let declared = head
-        .headers
-        .get(CONTENT_TYPE)
-        .map(|value| value.to_str().unwrap_or("\0"));
     let new = NewFile {
         name,
-        content_type: content_type(declared)?,
+        content_type: content_type(declared_type(&head.headers))?,
         metadata: metadata.unwrap_or_default(),
         expires_at,
         sha256,
         size: extract::content_length(&head.headers),
     };
     app.domain.file_check(&new)?;
+    let once = once::read(head, ROUTE, &[])?;
     let source = extract::byte_stream(body, app.config.limits.idle_timeout);
     app.domain
-        .file_upload(caller, new, source, media_type::sniff)
+        .file_upload(caller, new, source, media_type::sniff, once)
         .await
 }
 
@@ -144,17 +209,16 @@ async fn of_form(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result
     let mut form = Form::open(&head.headers, source)?;
     let mut part = form.next().await?.ok_or_else(no_file)?;
     let mut properties = Properties::default();
+    let mut said = Vec::new();
     if part.name() == Some("properties") {
-        properties = extract::json_object(&small(part, PROPERTIES).await?)?;
+        said = small(part).await?;
+        properties = extract::json_object(&said)?;
         part = form.next().await?.ok_or_else(no_file)?;
     }
     if part.name() != Some("file") {
         return Err(unexpected(part.name()));
     }
-    let declared = part
-        .headers()
-        .get(CONTENT_TYPE)
-        .map(|value| value.to_str().unwrap_or("\0"));
+    let declared = declared_type(part.headers());
     let sha256 = match &properties.sha256 {
         Some(text) => Some(
             digest::parse_hex(text)
@@ -175,8 +239,14 @@ async fn of_form(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result
         size: None,
     };
     app.domain.file_check(&new)?;
+    let known = [
+        said.as_slice(),
+        new.name.as_deref().unwrap_or_default().as_bytes(),
+        new.content_type.as_deref().unwrap_or_default().as_bytes(),
+    ];
+    let once = once::read(head, ROUTE, &known)?;
     app.domain
-        .file_upload(caller, new, form.file(part), media_type::sniff)
+        .file_upload(caller, new, form.file(part), media_type::sniff, once)
         .await
 }
 
@@ -280,14 +350,14 @@ fn bounded(
 }
 
 /// All bytes of a part that must be small.
-async fn small(mut part: multer::Field<'static>, most: usize) -> Result<Vec<u8>> {
+async fn small(mut part: multer::Field<'static>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     while let Some(chunk) = part.chunk().await.map_err(form_error)? {
         bytes.extend_from_slice(&chunk);
-        if bytes.len() > most {
+        if bytes.len() as u64 > JSON_BODY {
             return Err(Error::new(
                 Kind::PayloadTooLarge,
-                format!("The part `properties` may have at most {most} bytes."),
+                format!("The part `properties` may have at most {JSON_BODY} bytes."),
             ));
         }
     }

@@ -2,10 +2,53 @@
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::{Decode, Encode, Postgres, Sqlite, Type};
+use sqlx::types::Json;
+use sqlx::{Database, Decode, Encode, Postgres, QueryBuilder, Sqlite, Type};
 use time::OffsetDateTime;
 
 use crate::clock::Timestamp;
+
+use super::containment;
+use super::files::Metadata;
+
+/// What a query that is put together from pieces must say differently.
+pub(super) trait Dialect: Database {
+    /// The end of `CAST(… AS`, for text that is compared by its bytes.
+    const TEXT_BY_BYTES: &'static str;
+
+    /// Where the first slash of a text is, in characters from 1; 0 when it has none.
+    fn slash_in(text: &str) -> String;
+
+    /// ` AND …`: whether the JSON object in a column contains another one.
+    fn push_contains(query: &mut QueryBuilder<Self>, column: &str, wanted: &Metadata);
+}
+
+impl Dialect for Postgres {
+    const TEXT_BY_BYTES: &'static str = "TEXT) COLLATE \"C\"";
+
+    fn slash_in(text: &str) -> String {
+        format!("strpos({text}, '/')")
+    }
+
+    fn push_contains(query: &mut QueryBuilder<Self>, column: &str, wanted: &Metadata) {
+        query.push(format_args!(" AND {column} @> "));
+        query.push_bind(Json(wanted.clone()));
+        // As the index has it.
+        query.push(format_args!(" AND {column} <> '{{}}'"));
+    }
+}
+
+impl Dialect for Sqlite {
+    const TEXT_BY_BYTES: &'static str = "TEXT)";
+
+    fn slash_in(text: &str) -> String {
+        format!("instr({text}, '/')")
+    }
+
+    fn push_contains(query: &mut QueryBuilder<Self>, column: &str, wanted: &Metadata) {
+        containment::push(query, column, wanted);
+    }
+}
 
 /// `timestamptz` on PostgreSQL; on SQLite an integer of microseconds, which sorts as time does
 /// (the text that sqlx would write does not).

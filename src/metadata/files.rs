@@ -1,7 +1,8 @@
-//! The `files` table: what users see. Every statement names the tenant.
+//! The `files` table: what users see. Every statement names the tenant. Lists are in `search`.
 
+use serde::{Deserialize, Serialize};
+use sqlx::FromRow;
 use sqlx::types::Json;
-use sqlx::{Database, FromRow, QueryBuilder};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use super::objects::{digest, signed, unsigned};
 
 pub type Metadata = serde_json::Map<String, serde_json::Value>;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct File {
     pub id: FileId,
     pub tenant: Tenant,
@@ -32,50 +33,25 @@ pub struct File {
     pub expires_at: Option<Timestamp>,
     pub trashed_at: Option<Timestamp>,
     pub created_by: String,
+    /// When the content came and who sent it; None: with the file.
+    pub content_at: Option<Timestamp>,
+    pub content_by: Option<String>,
 }
 
 impl File {
+    /// Makes it another revision.
+    pub fn touch(&mut self, now: Timestamp) {
+        self.revision += 1;
+        self.updated_at = now;
+    }
+
     pub fn has_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
 }
 
-/// What a list is sorted by; the id decides between equals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SortBy {
-    CreatedAt,
-    Name,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sort {
-    pub by: SortBy,
-    pub descending: bool,
-}
-
-/// Where a page begins: behind this row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum After {
-    CreatedAt(Timestamp, FileId),
-    Name(String, FileId),
-}
-
-#[derive(Clone, Debug)]
-pub struct Filter {
-    pub tenant: Tenant,
-    /// Only the trash, or only what is not in it.
-    pub trashed: bool,
-    /// What has expired by then is left out, though it may not be removed yet.
-    pub now: Timestamp,
-    /// The first bytes of the name.
-    pub prefix: Option<String>,
-    pub sort: Sort,
-    pub after: Option<After>,
-    pub limit: u32,
-}
-
 #[derive(FromRow)]
-struct Row {
+pub(super) struct Row {
     id: FileId,
     tenant: Tenant,
     name: String,
@@ -91,14 +67,26 @@ struct Row {
     expires_at: Option<Timestamp>,
     trashed_at: Option<Timestamp>,
     created_by: String,
+    content_at: Option<Timestamp>,
+    content_by: Option<String>,
 }
 
+/// The columns of a [`Row`], each behind the table's name where one is given.
 macro_rules! columns {
     () => {
-        "id, tenant, name, content_type, size, sha256, metadata, version, revision, object_id, \
-         created_at, updated_at, expires_at, trashed_at, created_by"
+        $crate::metadata::files::columns!("")
+    };
+    ($table:literal) => {
+        $crate::metadata::files::columns!(
+            $table: id tenant name content_type size sha256 metadata version revision object_id
+            created_at updated_at expires_at trashed_at created_by content_at content_by
+        )
+    };
+    ($table:literal: $first:ident $($other:ident)+) => {
+        concat!($table, stringify!($first), $(", ", $table, stringify!($other)),+)
     };
 }
+pub(super) use columns;
 
 impl Conn<'_> {
     pub async fn file_insert(&mut self, file: &File) -> Result<()> {
@@ -106,7 +94,7 @@ impl Conn<'_> {
             sqlx::query(concat!(
                 "INSERT INTO files (",
                 columns!(),
-                ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+                ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
             ))
             .bind(file.id)
             .bind(&file.tenant)
@@ -123,6 +111,8 @@ impl Conn<'_> {
             .bind(file.expires_at)
             .bind(file.trashed_at)
             .bind(&file.created_by)
+            .bind(file.content_at)
+            .bind(&file.content_by)
             .execute(c)
             .await?;
         });
@@ -164,15 +154,30 @@ impl Conn<'_> {
         row.map(File::try_from).transpose()
     }
 
-    pub async fn file_trash(&mut self, tenant: &Tenant, id: FileId, now: Timestamp) -> Result<()> {
+    /// Writes all of a file that can change. It must be locked.
+    pub async fn file_update(&mut self, file: &File) -> Result<()> {
         on!(self, |c| {
             sqlx::query(
-                "UPDATE files SET trashed_at = $3, updated_at = $3, revision = revision + 1
-                 WHERE tenant = $1 AND id = $2 AND trashed_at IS NULL",
+                "UPDATE files SET name = $3, content_type = $4, size = $5, sha256 = $6, metadata = $7,
+                        version = $8, revision = $9, object_id = $10, updated_at = $11, expires_at = $12,
+                        trashed_at = $13, content_at = $14, content_by = $15
+                 WHERE tenant = $1 AND id = $2",
             )
-            .bind(tenant)
-            .bind(id)
-            .bind(now)
+            .bind(&file.tenant)
+            .bind(file.id)
+            .bind(&file.name)
+            .bind(&file.content_type)
+            .bind(signed(file.size)?)
+            .bind(file.sha256.as_ref().map(|digest| &digest[..]))
+            .bind(Json(&file.metadata))
+            .bind(file.version)
+            .bind(file.revision)
+            .bind(file.object_id)
+            .bind(file.updated_at)
+            .bind(file.expires_at)
+            .bind(file.trashed_at)
+            .bind(file.content_at)
+            .bind(&file.content_by)
             .execute(c)
             .await?;
         });
@@ -190,14 +195,6 @@ impl Conn<'_> {
             .fetch_optional(c)
             .await?
         }))
-    }
-
-    /// One page, in the order asked for.
-    pub async fn file_list(&mut self, filter: &Filter) -> Result<Vec<File>> {
-        let rows: Vec<Row> = on!(self, |c| {
-            list_query(filter).build_query_as().fetch_all(c).await?
-        });
-        rows.into_iter().map(File::try_from).collect()
     }
 
     /// Files in the trash since `before`, the oldest first.
@@ -233,14 +230,15 @@ impl Conn<'_> {
     /// Some of the files that refer to an object, of whatever tenant: for reports.
     pub async fn file_of_object(&mut self, id: ObjectId) -> Result<Option<FileId>> {
         Ok(on!(self, |c| {
-            sqlx::query_scalar("SELECT id FROM files WHERE object_id = $1 ORDER BY id LIMIT 1")
+            sqlx::query_scalar("SELECT id FROM files WHERE object_id = $1 UNION SELECT file_id FROM versions WHERE object_id = $1 ORDER BY 1 LIMIT 1")
                 .bind(id)
                 .fetch_optional(c)
                 .await?
         }))
     }
 
-    /// Files behind `after` in id order whose object is not live, is missing, or differs in size or checksum.
+    /// Files behind `after` in id order whose object, or that of one of their versions, is not live,
+    /// is missing, or differs in size or checksum.
     pub async fn file_broken_page(
         &mut self,
         after: Option<FileId>,
@@ -249,10 +247,13 @@ impl Conn<'_> {
         let after = after.unwrap_or(FileId::from_uuid(uuid::Uuid::nil()));
         Ok(on!(self, |c| {
             sqlx::query_as(
-                "SELECT f.id, f.object_id FROM files f LEFT JOIN objects o ON o.id = f.object_id
-                 WHERE f.id > $1
-                   AND (o.id IS NULL OR o.state <> 'live' OR o.tenant <> f.tenant OR o.size <> f.size
-                        OR (f.sha256 IS NOT NULL AND o.sha256 <> f.sha256))
+                "SELECT f.id, f.object_id
+                 FROM (SELECT id, tenant, object_id, size, sha256 FROM files WHERE id > $1
+                       UNION ALL
+                       SELECT file_id, tenant, object_id, size, sha256 FROM versions WHERE file_id > $1) f
+                 LEFT JOIN objects o ON o.id = f.object_id
+                 WHERE o.id IS NULL OR o.state <> 'live' OR o.tenant <> f.tenant OR o.size <> f.size
+                    OR (f.sha256 IS NOT NULL AND o.sha256 <> f.sha256)
                  ORDER BY f.id LIMIT $2",
             )
             .bind(after)
@@ -261,83 +262,6 @@ impl Conn<'_> {
             .await?
         }))
     }
-}
-
-fn list_query<DB>(filter: &Filter) -> QueryBuilder<DB>
-where
-    DB: Database,
-    for<'q> Tenant: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Timestamp: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> FileId: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> i64: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
-    let column = match filter.sort.by {
-        SortBy::CreatedAt => "created_at",
-        SortBy::Name => "name",
-    };
-    let (beyond, direction) = if filter.sort.descending {
-        ("<", "DESC")
-    } else {
-        (">", "ASC")
-    };
-
-    let mut query = QueryBuilder::new(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM files WHERE tenant = "
-    ));
-    query.push_bind(filter.tenant.clone());
-    query.push(if filter.trashed {
-        " AND trashed_at IS NOT NULL"
-    } else {
-        " AND trashed_at IS NULL"
-    });
-    query.push(" AND (expires_at IS NULL OR expires_at > ");
-    query.push_bind(filter.now).push(")");
-    if let Some(prefix) = filter.prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
-        query.push(" AND name >= ").push_bind(prefix.to_owned());
-        if let Some(end) = after_prefix(prefix) {
-            query.push(" AND name < ").push_bind(end);
-        }
-    }
-    match &filter.after {
-        None => {}
-        Some(After::CreatedAt(at, id)) => {
-            query.push(format_args!(" AND (created_at, id) {beyond} ("));
-            query.push_bind(*at).push(", ").push_bind(*id).push(")");
-        }
-        Some(After::Name(name, id)) => {
-            query.push(format_args!(" AND (name, id) {beyond} ("));
-            query
-                .push_bind(name.clone())
-                .push(", ")
-                .push_bind(*id)
-                .push(")");
-        }
-    }
-    query.push(format_args!(
-        " ORDER BY {column} {direction}, id {direction} LIMIT "
-    ));
-    query.push_bind(i64::from(filter.limit));
-    query
-}
-
-/// The first text that sorts behind everything that begins with `prefix`, by bytes of UTF-8 (which
-/// is the order of code points); None when nothing does.
-fn after_prefix(prefix: &str) -> Option<String> {
-    let mut chars: Vec<char> = prefix.chars().collect();
-    while let Some(last) = chars.pop() {
-        let next = match last {
-            char::MAX => continue,
-            // The surrogates in between are no characters.
-            '\u{d7ff}' => '\u{e000}',
-            other => char::from_u32(u32::from(other) + 1)?,
-        };
-        chars.push(next);
-        return Some(chars.into_iter().collect());
-    }
-    None
 }
 
 impl TryFrom<Row> for File {
@@ -360,19 +284,8 @@ impl TryFrom<Row> for File {
             expires_at: row.expires_at,
             trashed_at: row.trashed_at,
             created_by: row.created_by,
+            content_at: row.content_at,
+            content_by: row.content_by,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::after_prefix;
-
-    #[test]
-    fn the_end_of_a_prefix_sorts_behind_all_that_begins_with_it() {
-        assert_eq!(after_prefix("a/"), Some("a0".to_owned()));
-        assert_eq!(after_prefix("a\u{10ffff}"), Some("b".to_owned()));
-        assert_eq!(after_prefix("\u{d7ff}"), Some("\u{e000}".to_owned()));
-        assert_eq!(after_prefix("\u{10ffff}"), None);
     }
 }

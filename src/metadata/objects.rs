@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::id::{ObjectId, Tenant};
 
 use super::Conn;
+use super::usage::Amount;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -43,6 +44,8 @@ pub struct Intent {
     pub lease_until: Timestamp,
     pub quiet_at: Timestamp,
     pub now: Timestamp,
+    /// What it holds of the tenant's quota until it is live or dead.
+    pub reserved: Amount,
 }
 
 #[derive(FromRow)]
@@ -72,8 +75,9 @@ impl Conn<'_> {
     pub async fn object_intend(&mut self, intent: &Intent) -> Result<()> {
         on!(self, |c| {
             sqlx::query(
-                "INSERT INTO objects (id, tenant, state, epoch, refs, lease_until, quiet_at, created_at)
-                 VALUES ($1, $2, 'writing', $3, 0, $4, $5, $6)",
+                "INSERT INTO objects (id, tenant, state, epoch, refs, lease_until, quiet_at, created_at,
+                                      reserved_bytes, reserved_files)
+                 VALUES ($1, $2, 'writing', $3, 0, $4, $5, $6, $7, $8)",
             )
             .bind(intent.id)
             .bind(&intent.tenant)
@@ -81,6 +85,8 @@ impl Conn<'_> {
             .bind(intent.lease_until)
             .bind(intent.quiet_at)
             .bind(intent.now)
+            .bind(intent.reserved.bytes)
+            .bind(intent.reserved.files)
             .execute(c)
             .await?;
         });
@@ -113,7 +119,25 @@ impl Conn<'_> {
         Ok(renewed == 1)
     }
 
-    /// Makes a written object live, with one reference. False when its writer's lease ran out.
+    /// Adds to what a writing object holds of the quota. False when it is not being written any more.
+    pub async fn object_reserve(&mut self, id: ObjectId, epoch: i64, bytes: i64) -> Result<bool> {
+        let reserved = on!(self, |c| {
+            sqlx::query(
+                "UPDATE objects SET reserved_bytes = reserved_bytes + $3
+                 WHERE id = $1 AND state = 'writing' AND epoch = $2",
+            )
+            .bind(id)
+            .bind(epoch)
+            .bind(bytes)
+            .execute(c)
+            .await?
+            .rows_affected()
+        });
+        Ok(reserved == 1)
+    }
+
+    /// Makes a written object live, with one reference; what it had reserved. None when its writer's
+    /// lease ran out.
     pub async fn object_publish(
         &mut self,
         id: ObjectId,
@@ -121,50 +145,61 @@ impl Conn<'_> {
         now: Timestamp,
         size: u64,
         sha256: &[u8; 32],
-    ) -> Result<bool> {
-        let published = on!(self, |c| {
-            sqlx::query(
+    ) -> Result<Option<Amount>> {
+        Ok(on!(self, |c| {
+            sqlx::query_as(
                 "UPDATE objects SET state = 'live', refs = 1, size = $4, sha256 = $5, lease_until = NULL, quiet_at = $3
-                 WHERE id = $1 AND state = 'writing' AND epoch = $2 AND lease_until > $3",
+                 WHERE id = $1 AND state = 'writing' AND epoch = $2 AND lease_until > $3
+                 RETURNING reserved_bytes AS bytes, reserved_files AS files",
             )
             .bind(id)
             .bind(epoch)
             .bind(now)
             .bind(signed(size)?)
             .bind(&sha256[..])
-            .execute(c)
+            .fetch_optional(c)
             .await?
-            .rows_affected()
+        }))
+    }
+
+    /// Adds a reference to an object. False when it is not live.
+    pub async fn object_retain(&mut self, id: ObjectId) -> Result<bool> {
+        let retained = on!(self, |c| {
+            sqlx::query("UPDATE objects SET refs = refs + 1 WHERE id = $1 AND state = 'live'")
+                .bind(id)
+                .execute(c)
+                .await?
+                .rows_affected()
         });
-        Ok(published == 1)
+        Ok(retained == 1)
     }
 
     /// Gives a writing object up. `settled`: every call to the store has ended, so that nothing can
-    /// arrive at the key any more. False when it is not being written any more.
+    /// arrive at the key any more. What it had reserved; None when it is not being written any more.
     pub async fn object_abandon(
         &mut self,
         id: ObjectId,
         epoch: i64,
         now: Timestamp,
         settled: bool,
-    ) -> Result<bool> {
-        let abandoned = on!(self, |c| {
+    ) -> Result<Option<Amount>> {
+        Ok(on!(self, |c| {
             let sql = if settled {
                 "UPDATE objects SET state = 'dead', lease_until = NULL, delete_at = $3, forget_at = $3, quiet_at = $3
-                 WHERE id = $1 AND state = 'writing' AND epoch = $2"
+                 WHERE id = $1 AND state = 'writing' AND epoch = $2
+                 RETURNING reserved_bytes AS bytes, reserved_files AS files"
             } else {
                 "UPDATE objects SET state = 'dead', lease_until = NULL, delete_at = $3, forget_at = quiet_at
-                 WHERE id = $1 AND state = 'writing' AND epoch = $2"
+                 WHERE id = $1 AND state = 'writing' AND epoch = $2
+                 RETURNING reserved_bytes AS bytes, reserved_files AS files"
             };
-            sqlx::query(sql)
+            sqlx::query_as(sql)
                 .bind(id)
                 .bind(epoch)
                 .bind(now)
-                .execute(c)
+                .fetch_optional(c)
                 .await?
-                .rows_affected()
-        });
-        Ok(abandoned == 1)
+        }))
     }
 
     /// Drops one reference; the last one makes the object dead, to be deleted from `delete_at` on.
@@ -228,21 +263,30 @@ impl Conn<'_> {
         rows.into_iter().map(Object::try_from).collect()
     }
 
-    /// Makes up to `limit` writing objects whose lease ran out dead; how many.
-    pub async fn object_expire_leases(&mut self, now: Timestamp, limit: u32) -> Result<u64> {
-        Ok(on!(self, |c| {
-            sqlx::query(
+    /// Makes up to `limit` writing objects whose lease ran out dead; whose they were, and what each
+    /// had reserved.
+    pub async fn object_expire_leases(
+        &mut self,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(Tenant, Amount)>> {
+        let rows: Vec<(Tenant, i64, i64)> = on!(self, |c| {
+            sqlx::query_as(
                 "UPDATE objects SET state = 'dead', lease_until = NULL, delete_at = $1, forget_at = quiet_at
                  WHERE state = 'writing' AND id IN (
                     SELECT id FROM objects WHERE state = 'writing' AND lease_until <= $1 ORDER BY lease_until LIMIT $2)
-                 AND lease_until <= $1",
+                 AND lease_until <= $1
+                 RETURNING tenant, reserved_bytes, reserved_files",
             )
             .bind(now)
             .bind(i64::from(limit))
-            .execute(c)
+            .fetch_all(c)
             .await?
-            .rows_affected()
-        }))
+        });
+        Ok(rows
+            .into_iter()
+            .map(|(tenant, bytes, files)| (tenant, Amount { bytes, files }))
+            .collect())
     }
 
     /// Takes up to `limit` dead objects that are due, and puts the next look at them off until
@@ -319,13 +363,16 @@ impl Conn<'_> {
         }) == 1)
     }
 
-    /// How many files refer to the object, by counting them.
+    /// How many files and versions refer to the object, by counting them.
     pub async fn object_count_refs(&mut self, id: ObjectId) -> Result<i64> {
         Ok(on!(self, |c| {
-            sqlx::query_scalar("SELECT COUNT(*) FROM files WHERE object_id = $1")
-                .bind(id)
-                .fetch_one(c)
-                .await?
+            sqlx::query_scalar(
+                "SELECT (SELECT COUNT(*) FROM files WHERE object_id = $1)
+                      + (SELECT COUNT(*) FROM versions WHERE object_id = $1)",
+            )
+            .bind(id)
+            .fetch_one(c)
+            .await?
         }))
     }
 

@@ -2,8 +2,7 @@
 //! another tenant's ids.
 
 use box_service::auth::Scope;
-use box_service::http::{Access, Route, routes};
-use reqwest::Method;
+use box_service::http::{Access, Route, Takes, routes};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -25,12 +24,16 @@ async fn call(client: &Client, route: &Route, file: &str) -> Answer {
     let path = route
         .path
         .replace("{id}", file)
+        .replace("{version}", "1")
         .replace("{file}", "index.css");
     assert!(!path.contains('{'), "what is to stand in {path}?");
-    let mut request = client.request(route.method.clone(), &path);
-    if route.method == Method::POST {
-        request = request.body("x");
-    }
+    let request = client.request(route.method.clone(), &path);
+    let request = match (route.takes, route.operation) {
+        (Takes::Nothing, _) => request,
+        (Takes::File, _) => request.body("x"),
+        (Takes::Json, Some("batchDeleteFiles")) => request.json(&json!({"ids": [file]})),
+        (Takes::Json, _) => request.json(&json!({})),
+    };
     send(request).await
 }
 
@@ -40,7 +43,7 @@ async fn no_route_lets_a_stranger_in(service: &Service) {
         let answer = call(&service.stranger(), &route, id(&file)).await;
         if route.access == Access::Public {
             assert!(answer.status < 400, "{} {answer:?}", route.path);
-        } else if route.method == Method::HEAD {
+        } else if route.method == reqwest::Method::HEAD {
             assert_eq!(answer.status, 401, "{}", route.path);
         } else {
             answer.problem(401, "unauthenticated");
@@ -63,7 +66,7 @@ async fn no_route_lets_in_who_lacks_its_scope(service: &Service) {
             .collect();
         let answer = call(&service.client_with("acme", &others), &route, id(&file)).await;
         assert_eq!(answer.status, 403, "{} {}", route.method, route.path);
-        if route.method != Method::HEAD {
+        if route.method != reqwest::Method::HEAD {
             let problem = answer.problem(403, "forbidden");
             let detail = problem["detail"].as_str().unwrap();
             assert!(detail.contains(needed.as_str()), "{detail}");
@@ -78,14 +81,27 @@ async fn no_route_lets_in_who_lacks_its_scope(service: &Service) {
 enum Foreign {
     /// 404, exactly as for an id that never was.
     NotFound,
+    /// The same, for each of several.
+    NotFoundWithin,
     /// Its own things only.
     Own,
 }
 
 fn foreign(operation: &str) -> Foreign {
     match operation {
-        "getFile" | "deleteFile" | "getFileContent" | "headFileContent" => Foreign::NotFound,
-        "uploadFile" | "listFiles" | "getMe" => Foreign::Own,
+        "getFile"
+        | "updateFile"
+        | "deleteFile"
+        | "restoreFile"
+        | "copyFile"
+        | "getFileContent"
+        | "headFileContent"
+        | "replaceFileContent"
+        | "listFileVersions"
+        | "getFileVersionContent"
+        | "restoreFileVersion" => Foreign::NotFound,
+        "batchDeleteFiles" => Foreign::NotFoundWithin,
+        "uploadFile" | "listFiles" | "getUsage" | "getMe" => Foreign::Own,
         other => panic!("what does another tenant get of {other}?"),
     }
 }
@@ -109,6 +125,12 @@ async fn no_route_shows_another_tenants_things(service: &Service) {
                 // Nor is there another answer for what is no id at all.
                 let odd = call(&other, &route, "no-id").await;
                 assert_eq!(without_request(&answer), without_request(&odd));
+            }
+            Foreign::NotFoundWithin => {
+                let item = &answer.json(200)["items"][0];
+                assert_eq!((&item["status"], &item["id"]), (&json!(404), &file["id"]));
+                let absent = call(&other, &route, never).await.json(200);
+                assert_eq!(item["type"], absent["items"][0]["type"]);
             }
             Foreign::Own => {
                 assert!(answer.status < 400, "{} {answer:?}", route.path);

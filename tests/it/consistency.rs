@@ -7,6 +7,7 @@ use box_service::clock::Timestamp;
 use box_service::domain::fsck::{Options, ProblemKind, Report};
 use box_service::id::{ObjectId, Tenant};
 use box_service::metadata::objects::Intent;
+use box_service::metadata::usage::Amount;
 use box_service::objects::keys::ObjectKey;
 use box_service::objects::{CALL_TIMEOUT, Lease};
 use bytes::Bytes;
@@ -133,8 +134,13 @@ async fn wrong_references_are_found_and_mended(service: &Service) {
     service.assert_holds(1).await;
     // With no file left, there is nothing to keep it for.
     service.execute("DELETE FROM files").await;
-    assert_eq!(kinds(&service.fsck().await), [ProblemKind::RefsMismatch]);
-    assert!(repair(service).await.problems[0].repaired);
+    let wrong = [ProblemKind::RefsMismatch, ProblemKind::UsageMismatch];
+    assert_eq!(kinds(&service.fsck().await), wrong);
+    let report = repair(service).await;
+    assert!(
+        report.problems.iter().all(|problem| problem.repaired),
+        "{report}"
+    );
     service.assert_holds(0).await;
     let _ = file;
 }
@@ -143,7 +149,8 @@ async fn a_file_that_differs_from_its_object_is_found(service: &Service) {
     let file = service.client("acme").upload("a", "content").await;
     service.execute("UPDATE files SET size = 1").await;
     let report = service.fsck().await;
-    assert_eq!(kinds(&report), [ProblemKind::BrokenFile]);
+    let wrong = [ProblemKind::BrokenFile, ProblemKind::UsageMismatch];
+    assert_eq!(kinds(&report), wrong);
     assert_eq!(report.problems[0].file_id, id(&file).parse().ok());
     service.execute("UPDATE files SET size = 7").await;
     service.assert_holds(1).await;
@@ -157,6 +164,7 @@ async fn intend(service: &Service, object: ObjectId, lease_until: Timestamp) {
         lease_until,
         quiet_at: lease_until.plus(HOUR),
         now: service.clock.now(),
+        reserved: Amount::default(),
     };
     service
         .app
@@ -316,7 +324,7 @@ async fn a_dead_key_that_was_not_deleted_is_found(service: &Service) {
     service.client("acme").upload("a", "content").await;
     service
         .execute(
-            "DELETE FROM files;
+            "DELETE FROM files; DELETE FROM usage;
              UPDATE objects SET state = 'dead', refs = 0, delete_at = created_at, forget_at = created_at",
         )
         .await;

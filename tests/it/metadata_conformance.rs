@@ -8,6 +8,7 @@ use box_service::clock::Timestamp;
 use box_service::id::{FileId, ObjectId, Tenant};
 use box_service::metadata::files::File;
 use box_service::metadata::objects::{FIRST_EPOCH, Intent, Object};
+use box_service::metadata::usage::Amount;
 use box_service::metadata::{Metadata, Reader, Settings};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
@@ -117,6 +118,7 @@ impl Fixture {
             lease_until,
             quiet_at,
             now: at(0),
+            reserved: Amount::default(),
         };
         let id = intent.id;
         change!(self.metadata, intent, |tx, intent| tx.object_intend(intent))
@@ -130,6 +132,7 @@ impl Fixture {
             .object_publish(id, epoch, now, SIZE, &SHA256))
         .await
         .unwrap()
+        .is_some()
     }
 
     /// A live object with one reference, published at second 10.
@@ -148,7 +151,7 @@ impl Fixture {
             delete_at,
             true
         ));
-        assert!(abandoned.await.unwrap());
+        assert!(abandoned.await.unwrap().is_some());
         id
     }
 
@@ -178,6 +181,8 @@ impl Fixture {
             expires_at: None,
             trashed_at: None,
             created_by: "somebody".to_owned(),
+            content_at: None,
+            content_by: None,
         }
     }
 

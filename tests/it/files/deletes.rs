@@ -200,12 +200,12 @@ async fn the_trash_is_kept_for_thirty_days(service: &Service) {
     let month = Duration::from_secs(30 * 86_400);
     let moment = Duration::from_micros(1);
     service.clock.advance(month - moment);
-    assert_eq!(service.app.domain.file_sweep().await.unwrap(), 0);
+    assert_eq!(service.app.domain.sweep().await.unwrap(), 0);
     send(client.get(&path)).await.json(200);
 
     service.clock.advance(moment);
-    assert_eq!(service.app.domain.file_sweep().await.unwrap(), 1);
-    assert_eq!(service.app.domain.file_sweep().await.unwrap(), 0);
+    assert_eq!(service.app.domain.sweep().await.unwrap(), 1);
+    assert_eq!(service.app.domain.sweep().await.unwrap(), 0);
     send(client.get(&path)).await.problem(404, "not-found");
     let actions = events(service, &file).await;
     assert_eq!(actions, ["file.created", "file.trashed", "file.deleted"]);

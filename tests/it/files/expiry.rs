@@ -67,10 +67,10 @@ async fn the_sweep_removes_what_expired_and_nothing_else(service: &Service) {
     let file = upload(service, &client, HOUR).await;
     let later = upload(service, &client, 1000 * HOUR).await;
     let forever = client.upload("b", "content").await;
-    assert_eq!(service.app.domain.file_sweep().await.unwrap(), 0);
+    assert_eq!(service.app.domain.sweep().await.unwrap(), 0);
     service.clock.advance(HOUR);
-    assert_eq!(service.app.domain.file_sweep().await.unwrap(), 1);
-    assert_eq!(service.app.domain.file_sweep().await.unwrap(), 0);
+    assert_eq!(service.app.domain.sweep().await.unwrap(), 1);
+    assert_eq!(service.app.domain.sweep().await.unwrap(), 0);
     assert_eq!(
         events(service, &file).await,
         ["file.created", "file.expired"]
@@ -94,7 +94,7 @@ async fn a_trashed_file_expires_too(service: &Service) {
     for path in [path.clone(), format!("{path}/content")] {
         send(client.get(&path)).await.problem(404, "not-found");
     }
-    assert_eq!(service.app.domain.file_sweep().await.unwrap(), 1);
+    assert_eq!(service.app.domain.sweep().await.unwrap(), 1);
     let actions = events(service, &file).await;
     assert_eq!(actions, ["file.created", "file.trashed", "file.expired"]);
     service.assert_holds(0).await;
@@ -108,6 +108,6 @@ async fn more_files_expire_than_one_batch_holds(service: &Service) {
     client.upload("kept", "content").await;
     service.clock.advance(HOUR);
     assert_eq!(listed(&client).await, 1);
-    assert_eq!(service.app.domain.file_sweep().await.unwrap(), 120);
+    assert_eq!(service.app.domain.sweep().await.unwrap(), 120);
     service.assert_holds(1).await;
 }

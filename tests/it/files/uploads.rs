@@ -228,7 +228,7 @@ async fn a_file_expires_only_in_the_future(service: &Service) {
     let file = send(request.body("x")).await.json(201);
     assert_eq!(file["expires_at"], time.to_string());
     service.clock.advance(std::time::Duration::from_secs(1));
-    service.app.domain.file_sweep().await.unwrap();
+    service.app.domain.sweep().await.unwrap();
     service.assert_holds(0).await;
 }
 

@@ -2,7 +2,8 @@
 
 use box_service::error::Kind as ErrorKind;
 use box_service::id::{FileId, ObjectId};
-use box_service::metadata::files::{After, File, Filter, Metadata, Sort, SortBy};
+use box_service::metadata::files::{File, Metadata};
+use box_service::metadata::search::{After, Filter, Page, Sort, SortBy, SortKey};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
@@ -14,7 +15,7 @@ conformance!(
     a_file_is_inserted_once_and_over_an_object,
     a_file_belongs_to_its_tenant,
     a_locked_file_waits_for_nobody_else,
-    a_file_is_trashed_once,
+    a_file_is_updated_as_a_whole,
     a_deleted_file_names_its_object,
     metadata_is_kept,
     numbers_in_metadata_are_kept,
@@ -82,8 +83,11 @@ async fn a_file_belongs_to_its_tenant(fixture: Fixture) {
         let locked = change!(fixture.metadata, stranger.clone(), |tx, stranger| tx
             .file_lock(stranger, file_id(1)));
         assert_eq!(locked.await.unwrap(), None);
-        change!(fixture.metadata, stranger.clone(), |tx, stranger| tx
-            .file_trash(stranger, file_id(1), at(50)))
+        let mut forged = file.clone();
+        forged.tenant = stranger.clone();
+        forged.name = "forged".to_owned();
+        change!(fixture.metadata, forged, |tx, forged| tx
+            .file_update(forged))
         .await
         .unwrap();
         let deleted = change!(fixture.metadata, stranger, |tx, stranger| tx
@@ -122,23 +126,34 @@ async fn a_locked_file_waits_for_nobody_else(fixture: Fixture) {
     assert_eq!(deleted, 1);
 }
 
-async fn a_file_is_trashed_once(fixture: Fixture) {
-    let file = fixture.file(1, fixture.live().await);
+async fn a_file_is_updated_as_a_whole(fixture: Fixture) {
+    let object = fixture.live().await;
+    let file = fixture.file(1, object);
+    let other = fixture.file(2, object);
     fixture.insert(&file).await;
-    let trash = |now| {
-        change!(fixture.metadata, tenant("acme"), |tx, tenant| tx
-            .file_trash(tenant, file_id(1), now))
-    };
-    let trashed = File {
+    fixture.insert(&other).await;
+    let mut changed = File {
+        name: "another".to_owned(),
+        content_type: "image/png".to_owned(),
+        size: SIZE + 1,
+        sha256: None,
+        version: 2,
+        object_id: fixture.live().await,
+        expires_at: Some(at(90)),
         trashed_at: Some(at(50)),
-        updated_at: at(50),
-        revision: 2,
+        content_at: Some(at(49)),
+        content_by: Some("somebody else".to_owned()),
         ..file.clone()
     };
-    for now in [at(50), at(60)] {
-        trash(now).await.unwrap();
-        assert_eq!(fixture.get(file.id).await.as_ref(), Some(&trashed));
-    }
+    changed.metadata.insert("a".to_owned(), json!([1]));
+    changed.touch(at(51));
+    assert_eq!((changed.revision, changed.updated_at), (2, at(51)));
+    change!(fixture.metadata, changed.clone(), |tx, file| tx
+        .file_update(file))
+    .await
+    .unwrap();
+    assert_eq!(fixture.get(file.id).await, Some(changed));
+    assert_eq!(fixture.get(other.id).await, Some(other));
 }
 
 async fn a_deleted_file_names_its_object(fixture: Fixture) {
@@ -273,7 +288,7 @@ async fn names_sort_by_bytes(fixture: Fixture) {
     insert_names(&fixture).await;
     let mut wanted = NAMES.map(str::to_owned);
     wanted.sort();
-    let files = list(&fixture, &filter(&fixture)).await;
+    let files = list(&fixture, &filter(&fixture), &by_name()).await;
     let found: Vec<String> = files.into_iter().map(|file| file.name).collect();
     assert_eq!(found, wanted);
     if fixture.kind == Kind::Postgres {
@@ -323,12 +338,8 @@ async fn pages(fixture: &Fixture, by: SortBy, mut wanted: Vec<File>) {
     for descending in [false, true] {
         for limit in [1, 3, 20, 1000] {
             let sort = Sort { by, descending };
-            let filter = Filter {
-                sort,
-                limit,
-                ..filter(fixture)
-            };
-            assert_eq!(walk(fixture, filter).await, wanted, "{sort:?} by {limit}");
+            let found = walk(fixture, &filter(fixture), sort, limit).await;
+            assert_eq!(found, wanted, "{sort:?} by {limit}");
         }
         wanted.reverse();
     }
@@ -373,7 +384,7 @@ async fn a_prefix_is_taken_literally(fixture: Fixture) {
             prefix: Some(prefix.to_owned()),
             ..filter(&fixture)
         };
-        let found = list(&fixture, &filter).await;
+        let found = list(&fixture, &filter, &by_name()).await;
         let found: Vec<&str> = found.iter().map(|file| file.name.as_str()).collect();
         assert_eq!(found, wanted, "behind {prefix:?}");
     }
@@ -389,16 +400,15 @@ async fn a_prefix_goes_with_pages(fixture: Fixture) {
         match by {
             SortBy::Name => wanted.sort_by(|a, b| a.name.cmp(&b.name)),
             // All were created at once: the id decides.
-            SortBy::CreatedAt => wanted.sort_by_key(|file| file.id),
+            _ => wanted.sort_by_key(|file| file.id),
         }
         for descending in [false, true] {
             let filter = Filter {
                 prefix: Some("a".to_owned()),
-                sort: Sort { by, descending },
-                limit: 2,
                 ..filter(&fixture)
             };
-            assert_eq!(walk(&fixture, filter).await, wanted);
+            let sort = Sort { by, descending };
+            assert_eq!(walk(&fixture, &filter, sort, 2).await, wanted);
             wanted.reverse();
         }
     }
@@ -422,14 +432,13 @@ async fn the_trash_is_listed_apart(fixture: Fixture) {
         for by in [SortBy::Name, SortBy::CreatedAt] {
             let filter = Filter {
                 trashed: in_trash,
-                sort: Sort {
-                    by,
-                    descending: false,
-                },
-                limit: 2,
                 ..filter(&fixture)
             };
-            assert_eq!(walk(&fixture, filter).await, wanted);
+            let sort = Sort {
+                by,
+                descending: false,
+            };
+            assert_eq!(walk(&fixture, &filter, sort, 2).await, wanted);
         }
     }
 }
@@ -461,11 +470,10 @@ async fn a_file_whose_time_has_come_is_not_listed(fixture: Fixture) {
                 let filter = Filter {
                     trashed,
                     now: at(50),
-                    sort: Sort { by, descending },
-                    limit: 2,
                     ..filter(&fixture)
                 };
-                assert_eq!(walk(&fixture, filter).await, wanted);
+                let sort = Sort { by, descending };
+                assert_eq!(walk(&fixture, &filter, sort, 2).await, wanted);
                 wanted.reverse();
             }
         }
@@ -628,13 +636,13 @@ async fn broken_files_are_found(fixture: Fixture) {
     }
 }
 
-/// All of the fixture's tenant that is not in the trash, by name.
+/// All of the fixture's tenant that is not in the trash.
 fn filter(fixture: &Fixture) -> Filter {
-    Filter {
-        tenant: fixture.tenant.clone(),
-        trashed: false,
-        now: at(0),
-        prefix: None,
+    Filter::new(fixture.tenant.clone(), at(0))
+}
+
+fn by_name() -> Page {
+    Page {
         sort: Sort {
             by: SortBy::Name,
             descending: false,
@@ -644,34 +652,37 @@ fn filter(fixture: &Fixture) -> Filter {
     }
 }
 
-async fn list(fixture: &Fixture, filter: &Filter) -> Vec<File> {
-    let files = fixture
-        .reader()
-        .await
-        .conn()
-        .file_list(filter)
-        .await
-        .unwrap();
-    assert!(files.len() <= filter.limit as usize);
+async fn list(fixture: &Fixture, filter: &Filter, page: &Page) -> Vec<File> {
+    let mut reader = fixture.reader().await;
+    let files = reader.conn().file_list(filter, page).await.unwrap();
+    assert!(files.len() <= page.limit as usize);
     files
 }
 
 /// Page behind page, until one is empty.
-async fn walk(fixture: &Fixture, mut filter: Filter) -> Vec<File> {
+async fn walk(fixture: &Fixture, filter: &Filter, sort: Sort, limit: u32) -> Vec<File> {
     let mut found: Vec<File> = Vec::new();
+    let mut page = Page {
+        sort,
+        after: None,
+        limit,
+    };
     loop {
-        let page = list(fixture, &filter).await;
-        let Some(last) = page.last() else {
+        let files = list(fixture, filter, &page).await;
+        let Some(last) = files.last() else {
             return found;
         };
-        filter.after = Some(behind(last, filter.sort.by));
-        found.extend(page);
+        page.after = Some(behind(last, sort.by));
+        found.extend(files);
     }
 }
 
 fn behind(file: &File, by: SortBy) -> After {
-    match by {
-        SortBy::CreatedAt => After::CreatedAt(file.created_at, file.id),
-        SortBy::Name => After::Name(file.name.clone(), file.id),
-    }
+    let key = match by {
+        SortBy::CreatedAt => SortKey::Time(file.created_at),
+        SortBy::UpdatedAt => SortKey::Time(file.updated_at),
+        SortBy::Name => SortKey::Name(file.name.clone()),
+        SortBy::Size => SortKey::Size(file.size),
+    };
+    After { key, id: file.id }
 }

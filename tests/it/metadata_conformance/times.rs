@@ -1,7 +1,7 @@
 //! Times: to the microsecond, in order, before 1970 too.
 
 use box_service::clock::Timestamp;
-use box_service::metadata::files::{Filter, Sort, SortBy};
+use box_service::metadata::search::{Filter, Page, Sort, SortBy};
 
 use super::{Fixture, at, file_id};
 
@@ -62,11 +62,8 @@ async fn times_sort(fixture: Fixture) {
     let mut wanted = times();
     wanted.sort();
     for descending in [false, true] {
-        let filter = Filter {
-            tenant: fixture.tenant.clone(),
-            trashed: false,
-            now: at(0),
-            prefix: None,
+        let filter = Filter::new(fixture.tenant.clone(), at(0));
+        let page = Page {
             sort: Sort {
                 by: SortBy::CreatedAt,
                 descending,
@@ -74,13 +71,8 @@ async fn times_sort(fixture: Fixture) {
             after: None,
             limit: 100,
         };
-        let files = fixture
-            .reader()
-            .await
-            .conn()
-            .file_list(&filter)
-            .await
-            .unwrap();
+        let mut reader = fixture.reader().await;
+        let files = reader.conn().file_list(&filter, &page).await.unwrap();
         let found: Vec<Timestamp> = files.iter().map(|file| file.created_at).collect();
         assert_eq!(found, wanted);
         wanted.reverse();
