@@ -32,10 +32,10 @@ const PARTS_UNTIL_DOUBLE: u64 = 750;
 /// Together with the part that is being filled, a writer holds this many and one more.
 const PARTS_IN_FLIGHT: usize = 2;
 
-/// Chunks below this are copied together. A chunk may be a small view of a large buffer, and would
-/// keep all of that alive until its part is sent.
-const SMALL_CHUNK: usize = 16 * 1024;
-const COPIED_TOGETHER: usize = 256 * 1024;
+/// The bytes of a part are copied together, into pieces of at most this many bytes: a chunk is often
+/// a small view of a large buffer, and would keep all of that alive until the part is sent.
+const LARGEST_PIECE: usize = 1024 * 1024;
+const SMALLEST_PIECE: usize = 16 * 1024;
 
 pub struct Writer {
     store: S3,
@@ -252,35 +252,40 @@ impl Writer {
 /// The bytes of one part.
 #[derive(Default)]
 struct Part {
-    chunks: Vec<Bytes>,
-    small: BytesMut,
+    pieces: Vec<Bytes>,
+    filling: BytesMut,
+    /// In bytes.
     length: u64,
 }
 
 impl Part {
-    fn push(&mut self, chunk: Bytes) {
-        self.length += chunk.len() as u64;
-        if chunk.len() >= SMALL_CHUNK {
-            self.seal();
-            self.chunks.push(chunk);
-            return;
-        }
-        self.small.extend_from_slice(&chunk);
-        if self.small.len() >= COPIED_TOGETHER {
-            self.seal();
+    fn push(&mut self, mut chunk: Bytes) {
+        while !chunk.is_empty() {
+            if self.filling.len() == self.filling.capacity() {
+                self.seal();
+                // As long as all before it, so that a small object takes little.
+                let grown = usize::try_from(self.length).unwrap_or(LARGEST_PIECE);
+                let capacity = grown.max(chunk.len()).clamp(SMALLEST_PIECE, LARGEST_PIECE);
+                self.filling = BytesMut::with_capacity(capacity);
+            }
+            let room = self.filling.capacity() - self.filling.len();
+            let taken = chunk.split_to(chunk.len().min(room));
+            self.filling.extend_from_slice(&taken);
+            self.length += taken.len() as u64;
         }
     }
 
     fn seal(&mut self) {
-        if !self.small.is_empty() {
-            self.chunks.push(self.small.split().freeze());
+        let filled = std::mem::take(&mut self.filling);
+        if !filled.is_empty() {
+            self.pieces.push(filled.freeze());
         }
     }
 
     /// Shares the bytes, and stays as it is.
     fn payload(&mut self) -> PutPayload {
         self.seal();
-        self.chunks.iter().cloned().collect()
+        self.pieces.iter().cloned().collect()
     }
 }
 
