@@ -49,9 +49,19 @@ pub struct Writer {
     upload: Option<MultipartId>,
     /// By their number from 0; None while it is being sent.
     parts: Vec<Option<PartId>>,
-    sending: JoinSet<Result<(usize, PartId)>>,
+    sending: JoinSet<Result<Sent>>,
+    /// Memory of parts that were sent, for those to come: given back to the allocator and asked for
+    /// again, by other threads each time, it would come to twice as much.
+    spare: Vec<BytesMut>,
     open_calls: OpenCalls,
     state: State,
+}
+
+/// A part that the store has.
+struct Sent {
+    index: usize,
+    id: PartId,
+    pieces: Vec<Bytes>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,6 +85,7 @@ impl Writer {
             upload: None,
             parts: Vec::new(),
             sending: JoinSet::new(),
+            spare: Vec::new(),
             open_calls: OpenCalls::default(),
             state: State::Whole,
         }
@@ -91,7 +102,7 @@ impl Writer {
                 let taken = chunk
                     .len()
                     .min(usize::try_from(self.room()).unwrap_or(usize::MAX));
-                self.filling.push(chunk.split_to(taken));
+                self.filling.push(chunk.split_to(taken), &mut self.spare);
                 self.written += taken as u64;
             }
         }
@@ -210,19 +221,17 @@ impl Writer {
             self.part_sent().await?;
         }
         let index = self.parts.len();
-        let payload = self.filling.payload();
-        self.filling = Part::default();
+        let pieces = std::mem::take(&mut self.filling).into_pieces();
         self.parts.push(None);
         let lease = self.lease.clone();
         let open_calls = self.open_calls.clone();
         self.sending.spawn(async move {
             let put = || {
-                store
-                    .strict
-                    .put_part(&path, &upload, index, payload.clone())
+                let payload = pieces.iter().cloned().collect();
+                store.strict.put_part(&path, &upload, index, payload)
             };
-            let part = call(&lease, &open_calls, put).await?;
-            Ok((index, part))
+            let id = call(&lease, &open_calls, put).await?;
+            Ok(Sent { index, id, pieces })
         });
         Ok(())
     }
@@ -234,12 +243,16 @@ impl Writer {
         let recorded = sent
             .map_err(Error::internal)
             .flatten()
-            .and_then(|(index, part)| {
+            .and_then(|Sent { index, id, pieces }| {
                 let slot = self
                     .parts
                     .get_mut(index)
                     .ok_or_else(|| Error::internal("a part that was not sent"))?;
-                *slot = Some(part);
+                *slot = Some(id);
+                // What the client of the store still holds can't be written again.
+                let free = pieces.into_iter().filter_map(|piece| piece.try_into_mut().ok());
+                self.spare
+                    .extend(free.filter(|piece| piece.capacity() >= LARGEST_PIECE));
                 Ok(())
             });
         if recorded.is_err() {
@@ -259,14 +272,17 @@ struct Part {
 }
 
 impl Part {
-    fn push(&mut self, mut chunk: Bytes) {
+    fn push(&mut self, mut chunk: Bytes, spare: &mut Vec<BytesMut>) {
         while !chunk.is_empty() {
             if self.filling.len() == self.filling.capacity() {
                 self.seal();
-                // As long as all before it, so that a small object takes little.
-                let grown = usize::try_from(self.length).unwrap_or(LARGEST_PIECE);
-                let capacity = grown.max(chunk.len()).clamp(SMALLEST_PIECE, LARGEST_PIECE);
-                self.filling = BytesMut::with_capacity(capacity);
+                self.filling = spare.pop().unwrap_or_else(|| {
+                    // As long as all before it, so that a small object takes little.
+                    let grown = usize::try_from(self.length).unwrap_or(LARGEST_PIECE);
+                    let capacity = grown.max(chunk.len()).clamp(SMALLEST_PIECE, LARGEST_PIECE);
+                    BytesMut::with_capacity(capacity)
+                });
+                self.filling.clear();
             }
             let room = self.filling.capacity() - self.filling.len();
             let taken = chunk.split_to(chunk.len().min(room));
@@ -286,6 +302,11 @@ impl Part {
     fn payload(&mut self) -> PutPayload {
         self.seal();
         self.pieces.iter().cloned().collect()
+    }
+
+    fn into_pieces(mut self) -> Vec<Bytes> {
+        self.seal();
+        self.pieces
     }
 }
 
