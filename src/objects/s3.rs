@@ -25,8 +25,10 @@ use url::Url;
 
 use super::{ByteStream, CALL_TIMEOUT, Found, Lease};
 use crate::error::{Error, Result};
+use crate::faults::Faults;
 
 mod listing;
+mod points;
 mod writer;
 
 pub(super) use writer::Writer;
@@ -108,7 +110,7 @@ impl HttpConnector for Shared {
 }
 
 impl S3 {
-    pub(super) fn open(settings: &S3Settings) -> Result<Self> {
+    pub(super) fn open(settings: &S3Settings, faults: Faults) -> Result<Self> {
         if settings.bucket.is_empty() {
             return Err(Error::unavailable("no bucket is named"));
         }
@@ -128,6 +130,7 @@ impl S3 {
         let http = ReqwestConnector::default()
             .connect(&options)
             .map_err(Error::unavailable)?;
+        let http = points::between(http, faults);
 
         // Built for its credentials alone: those that come over the network need a client of their
         // own, since instances hand them out over plain http.
@@ -493,12 +496,12 @@ mod tests {
             secret_access_key: None,
             ..settings()
         };
-        assert!(S3::open(&half).is_err());
+        assert!(S3::open(&half, Faults::none()).is_err());
         let nameless = S3Settings {
             bucket: String::new(),
             ..settings()
         };
-        assert!(S3::open(&nameless).is_err());
+        assert!(S3::open(&nameless, Faults::none()).is_err());
     }
 
     #[test]
