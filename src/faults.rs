@@ -32,10 +32,10 @@ pub enum Fault {
     Crash,
     /// The process stands still before the step, and goes on when the pause is over.
     Pause(Pause),
-    /// A request is on its way for so long that its caller gives it up. It arrives when the test
-    /// delivers it. Steps that are no request go well.
+    /// A request is on its way for so long that its caller gives it up; it arrives when the test
+    /// delivers it. Only requests are counted.
     Late,
-    /// The same, and the process dies meanwhile. Steps that are no request don't die.
+    /// The same, and the process dies meanwhile.
     LateCrash,
 }
 
@@ -219,6 +219,9 @@ impl Switch {
         let Some((n, fault)) = state.armed.clone() else {
             return Ok(Next::Go);
         };
+        if !is_request && matches!(fault, Fault::Late | Fault::LateCrash) {
+            return Ok(Next::Go);
+        }
         state.seen += 1;
         state.steps.push(name);
         if state.seen != n {
@@ -236,7 +239,6 @@ impl Switch {
                 Err(self.fault(name))
             }
             Fault::Pause(pause) => Ok(Next::Wait(pause)),
-            Fault::Late | Fault::LateCrash if !is_request => Ok(Next::Go),
             Fault::Late => Ok(Next::Delay),
             Fault::LateCrash => {
                 self.dead.send_replace(true);
@@ -255,7 +257,11 @@ mod tests {
     async fn steps(faults: &Faults) -> String {
         let mut seen = String::new();
         for name in ["a.1", "b.1", "a.2", "b.2"] {
-            seen.push(if faults.step(name).await.is_ok() { '.' } else { 'x' });
+            seen.push(if faults.step(name).await.is_ok() {
+                '.'
+            } else {
+                'x'
+            });
         }
         seen
     }

@@ -115,9 +115,9 @@ impl Metadata {
     /// As [`Metadata::open`].
     pub async fn open_with(settings: &Settings, faults: Faults) -> Result<Self> {
         let db = match settings.url.split_once(':') {
-            Some(("sqlite", _)) => {
-                Db::Sqlite(sqlite::Sqlite::open(settings, &SQLITE_MIGRATIONS, faults.clone()).await?)
-            }
+            Some(("sqlite", _)) => Db::Sqlite(
+                sqlite::Sqlite::open(settings, &SQLITE_MIGRATIONS, faults.clone()).await?,
+            ),
             Some(("postgres" | "postgresql", _)) => Db::Postgres(postgres_open(settings).await?),
             // Not shown: it may hold a password.
             _ => {
@@ -250,12 +250,7 @@ async fn schema_check(conn: &mut Conn<'_>, migrations: &sqlx::migrate::Migrator)
     }
 }
 
-async fn postgres_write<I, T, F>(
-    pool: &PgPool,
-    faults: &Faults,
-    input: &I,
-    body: &F,
-) -> Result<T>
+async fn postgres_write<I, T, F>(pool: &PgPool, faults: &Faults, input: &I, body: &F) -> Result<T>
 where
     F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>>,
 {
@@ -273,12 +268,7 @@ where
     }
 }
 
-async fn postgres_attempt<I, T, F>(
-    pool: &PgPool,
-    faults: &Faults,
-    input: &I,
-    body: &F,
-) -> Result<T>
+async fn postgres_attempt<I, T, F>(pool: &PgPool, faults: &Faults, input: &I, body: &F) -> Result<T>
 where
     F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>>,
 {

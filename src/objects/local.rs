@@ -46,12 +46,7 @@ struct Inner {
 }
 
 impl Local {
-    pub(super) fn open(
-        directory: &Path,
-        root: &Root,
-        fsync: bool,
-        faults: Faults,
-    ) -> Result<Self> {
+    pub(super) fn open(directory: &Path, root: &Root, fsync: bool, faults: Faults) -> Result<Self> {
         let local = Self {
             inner: Arc::new(Inner {
                 disk: Disk::new(faults),
