@@ -92,6 +92,24 @@ async fn no_other_algorithm_and_no_odd_tenant_passes() {
 }
 
 #[tokio::test]
+async fn a_token_is_verified_once() {
+    let clock = Clock::manual(Timestamp::from_micros(1_700_000_000_000_000));
+    let tokens = tokens("0123456789abcdef0123456789abcdef", &clock);
+    let minute = Duration::from_secs(60);
+    let token = tokens
+        .issue(&"acme".parse().unwrap(), "ann", &[], minute)
+        .unwrap();
+    let first = tokens.verify(&token).await.unwrap();
+    let second = tokens.verify(&token).await.unwrap();
+    assert!(Arc::ptr_eq(&first, &second), "it was verified again");
+    let forged = token.replacen("ey", "eY", 1);
+    assert!(tokens.verify(&forged).await.is_err());
+    clock.advance(minute + LEEWAY);
+    let error = tokens.verify(&token).await.unwrap_err();
+    assert_eq!(error.detail(), "The token has expired.");
+}
+
+#[tokio::test]
 async fn without_a_secret_there_are_no_tokens_of_the_services_own() {
     let clock = Clock::manual(Timestamp::from_micros(1_700_000_000_000_000));
     let tenant = "acme".parse().unwrap();
