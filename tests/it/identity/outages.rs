@@ -173,8 +173,13 @@ async fn nobody_waits_for_an_issuer_that_is_known_to_be_down() {
     let token = key.token(&issuer.claims(json!({})));
     assert_taken(&service, &token, "before").await;
     issuer.say(Says::Status(500));
+    service.clock.advance(5 * MINUTE);
+    assert_taken(&service, &token, "the keys are asked for").await;
+    until("they were", || async { issuer.fetches() == 2 }).await;
+    // A fetch that failed counts, whatever it was for.
     let unknown = Key::p256("b").token(&issuer.claims(json!({})));
     assert_unavailable(&service, &unknown).await;
+    assert_eq!(issuer.fetches(), 2);
     issuer.say(Says::Nothing);
     service.clock.advance(HOUR);
     let began = Instant::now();
