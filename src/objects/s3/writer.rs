@@ -509,21 +509,36 @@ mod tests {
     }
 
     #[test]
-    fn small_chunks_are_copied_together_and_large_ones_are_not() {
-        let large = Bytes::from(vec![1; SMALL_CHUNK]);
-        let at = large.as_ptr();
-        let mut part = Part::default();
-        for _ in 0..10 {
-            part.push(Bytes::from_static(b"small"));
+    fn a_part_holds_its_own_bytes_and_no_more() {
+        let bytes: Vec<u8> = (0..5_000_000_u32).map(|i| i as u8).collect();
+        for size in [5, 70_000, bytes.len()] {
+            let mut part = Part::default();
+            let mut spare = Vec::new();
+            for chunk in bytes.chunks(size) {
+                part.push(Bytes::copy_from_slice(chunk), &mut spare);
+            }
+            assert_eq!(part.length, bytes.len() as u64);
+            let first = part.payload();
+            // A second try sends the same.
+            assert_eq!(part.payload().content_length(), first.content_length());
+            let pieces = part.into_pieces();
+            assert!(pieces.iter().all(|piece| piece.len() <= LARGEST_PIECE));
+            assert!(pieces.concat() == bytes);
         }
-        part.push(large);
-        part.push(Bytes::from_static(b"small"));
-        assert_eq!(part.length, 55 + SMALL_CHUNK as u64);
-        let payload = part.payload();
-        let lengths: Vec<usize> = payload.iter().map(Bytes::len).collect();
-        assert_eq!(lengths, [50, SMALL_CHUNK, 5]);
-        assert_eq!(payload.iter().nth(1).map(|chunk| chunk.as_ptr()), Some(at));
-        assert_eq!(part.payload().content_length(), payload.content_length());
+    }
+
+    #[test]
+    fn the_memory_of_a_sent_part_is_used_again() {
+        let mut part = Part::default();
+        let mut spare = vec![BytesMut::from(&[7; LARGEST_PIECE][..])];
+        let at = spare[0].as_ptr();
+        part.push(Bytes::from_static(b"bytes"), &mut spare);
+        assert!(spare.is_empty());
+        let pieces = part.into_pieces();
+        assert_eq!(pieces, ["bytes"]);
+        assert_eq!(pieces[0].as_ptr(), at);
+        let piece = pieces.into_iter().next().unwrap().try_into_mut().unwrap();
+        assert!(piece.capacity() >= LARGEST_PIECE);
     }
 
     #[test]
