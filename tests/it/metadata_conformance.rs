@@ -56,6 +56,7 @@ macro_rules! conformance {
 }
 
 mod files;
+mod lists;
 mod objects;
 mod opening;
 mod others;
