@@ -55,6 +55,7 @@ macro_rules! conformance {
     };
 }
 
+mod containment;
 mod files;
 mod lists;
 mod objects;
