@@ -281,6 +281,8 @@ async fn folders_of_random_names_are_those_of_the_model(fixture: Fixture) {
     }
 }
 
+type Kept<'a> = &'a dyn Fn(&File) -> bool;
+
 async fn folders_have_what_the_filters_leave(fixture: Fixture) {
     let object = fixture.live().await;
     let mut files = Vec::new();
@@ -319,7 +321,7 @@ async fn folders_have_what_the_filters_leave(fixture: Fixture) {
         };
         let is_image = |file: &File| file.content_type == "image/png";
         let is_described = |file: &File| !file.metadata.is_empty();
-        let cases: [(Filter, &dyn Fn(&File) -> bool); 5] = [
+        let cases: [(Filter, Kept<'_>); 5] = [
             (all, &|_| true),
             (images, &is_image),
             (described, &is_described),

@@ -2,13 +2,13 @@
 
 use box_service::clock::Timestamp;
 use box_service::metadata::files::File;
-use box_service::metadata::search::{ContentTypes, Filter, Sort, SortBy};
+use box_service::metadata::search::{ContentTypes, Filter, Page, Sort, SortBy};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use super::lists::{by_name, filter, list, pages, walk};
+use super::lists::{behind, by_name, filter, list, pages, walk};
 use super::{Fixture, MICROSECOND, SHA256, at, tenant};
 
 conformance!(
@@ -22,6 +22,7 @@ conformance!(
     a_digest_is_found,
     each_filter_works_alone,
     filters_work_together_in_every_order,
+    a_place_outside_of_the_bounds_finds_nothing_else,
 );
 
 const SORTS: [SortBy; 4] = [
@@ -409,6 +410,39 @@ async fn filters_work_together_in_every_order(fixture: Fixture) {
         for descending in [false, true] {
             let sort = Sort { by, descending };
             assert_eq!(walk(&fixture, &filter, sort, 1).await, [file.clone()]);
+        }
+    }
+}
+
+/// A cursor goes with an order, and not with filters: it may come from a list with others.
+async fn a_place_outside_of_the_bounds_finds_nothing_else(fixture: Fixture) {
+    let files = catalogue(&fixture).await;
+    let filter = Filter {
+        prefix: Some("a/".to_owned()),
+        min_size: Some(5),
+        max_size: Some(5),
+        created_after: Some(at(20)),
+        created_before: Some(at(30)),
+        ..filter(&fixture)
+    };
+    for by in SORTS {
+        for descending in [false, true] {
+            let sort = Sort { by, descending };
+            let all = chosen(&Filter::new(fixture.tenant.clone(), at(0)), &files, sort);
+            let wanted = chosen(&filter, &files, sort);
+            assert!(!wanted.is_empty());
+            for (place, file) in all.iter().enumerate() {
+                let page = Page {
+                    sort,
+                    after: Some(behind(file, by)),
+                    limit: 1000,
+                };
+                let wanted: Vec<File> = (wanted.iter())
+                    .filter(|file| all[place + 1..].contains(file))
+                    .cloned()
+                    .collect();
+                assert_eq!(list(&fixture, &filter, &page).await, wanted, "{page:?}");
+            }
         }
     }
 }
