@@ -218,6 +218,7 @@ where
     };
     let (beyond, direction) = order(page.sort.descending);
     let mut query = QueryBuilder::new(concat!("SELECT ", files::columns!("f."), " FROM files f"));
+    push_index(&mut query, filter);
     let (filter, names) = behind_start(filter, page);
     push_conditions(&mut query, &filter, names);
     if let Some(After { key, id }) = &page.after {
@@ -304,6 +305,7 @@ where
         " ELSE f.id END
          FROM walk JOIN files f ON f.id = (SELECT f.id FROM files f",
     );
+    push_index(&mut query, filter);
     push_conditions(&mut query, filter, names);
     query.push(format_args!(
         " AND (f.name, f.id) {beyond} (walk.bound, walk.bound_id)
@@ -316,6 +318,23 @@ where
         " FROM walk JOIN files f ON f.id = walk.id ORDER BY walk.step"
     ));
     query
+}
+
+/// The index for a filter that leaves a few files of all.
+fn push_index<DB: Dialect>(query: &mut QueryBuilder<DB>, filter: &Filter) {
+    let index = match filter {
+        Filter {
+            sha256: Some(_), ..
+        } => "files_by_sha256",
+        Filter {
+            name: Some(_),
+            trashed: false,
+            ..
+        } => "files_by_name",
+        Filter { name: Some(_), .. } => "files_in_trash_by_name",
+        _ => return,
+    };
+    query.push(DB::by_index(index));
 }
 
 /// The ends of a range that are to be compared with.

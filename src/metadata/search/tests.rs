@@ -123,3 +123,53 @@ async fn a_page_begins_where_the_last_one_ended() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_few_files_are_found_without_reading_all() {
+    let database = database().await;
+    let everything = Filter {
+        prefix: None,
+        ..filter()
+    };
+    let digest = Filter {
+        sha256: Some([1; 32]),
+        ..everything.clone()
+    };
+    let name = Filter {
+        name: Some("a/b".to_owned()),
+        ..everything.clone()
+    };
+    let trashed = Filter {
+        trashed: true,
+        ..name.clone()
+    };
+    for (filter, index, column) in [
+        (digest, "files_by_sha256", "sha256"),
+        (name, "files_by_name", "name"),
+        (trashed, "files_in_trash_by_name", "name"),
+    ] {
+        let wanted = format!("SEARCH f USING INDEX {index} (tenant=? AND {column}=?");
+        for by in [
+            SortBy::CreatedAt,
+            SortBy::UpdatedAt,
+            SortBy::Name,
+            SortBy::Size,
+        ] {
+            for after in [None, after(SortKey::Size(5))] {
+                let sort = Sort {
+                    by,
+                    descending: true,
+                };
+                let page = Page {
+                    sort,
+                    after,
+                    limit: 10,
+                };
+                let steps = plan(&database, list_query(&filter, &page)).await;
+                assert!(steps[0].starts_with(&wanted), "{steps:?}");
+            }
+        }
+        let steps = plan(&database, folder_query(&filter, false, None, 10)).await;
+        assert!(steps[0].starts_with(&wanted), "{steps:?}");
+    }
+}
