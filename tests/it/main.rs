@@ -11,3 +11,4 @@ mod metadata_conformance;
 mod objects_conformance;
 mod objects_s3_faults;
 mod operations;
+mod search;
