@@ -1,4 +1,5 @@
 mod access;
+mod changes;
 mod commands;
 mod connections;
 mod consistency;
