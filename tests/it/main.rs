@@ -13,3 +13,4 @@ mod objects_conformance;
 mod objects_s3_faults;
 mod operations;
 mod search;
+mod versions;
