@@ -7,6 +7,7 @@ mod contents;
 mod deployment;
 mod files;
 mod harness;
+mod idempotency;
 mod layers;
 mod metadata_conformance;
 mod objects_conformance;
