@@ -1,4 +1,5 @@
 mod access;
+mod changes;
 mod commands;
 mod connections;
 mod consistency;
@@ -6,9 +7,12 @@ mod contents;
 mod deployment;
 mod files;
 mod harness;
+mod idempotency;
 mod identity;
 mod layers;
 mod metadata_conformance;
 mod objects_conformance;
 mod objects_s3_faults;
 mod operations;
+mod search;
+mod versions;
