@@ -6,6 +6,7 @@ mod contents;
 mod deployment;
 mod files;
 mod harness;
+mod identity;
 mod layers;
 mod metadata_conformance;
 mod objects_conformance;

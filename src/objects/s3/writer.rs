@@ -32,10 +32,10 @@ const PARTS_UNTIL_DOUBLE: u64 = 750;
 /// Together with the part that is being filled, a writer holds this many and one more.
 const PARTS_IN_FLIGHT: usize = 2;
 
-/// Chunks below this are copied together. A chunk may be a small view of a large buffer, and would
-/// keep all of that alive until its part is sent.
-const SMALL_CHUNK: usize = 16 * 1024;
-const COPIED_TOGETHER: usize = 256 * 1024;
+/// The bytes of a part are copied together, into pieces of at most this many bytes: a chunk is often
+/// a small view of a large buffer, and would keep all of that alive until the part is sent.
+const LARGEST_PIECE: usize = 1024 * 1024;
+const SMALLEST_PIECE: usize = 16 * 1024;
 
 pub struct Writer {
     store: S3,
@@ -49,9 +49,19 @@ pub struct Writer {
     upload: Option<MultipartId>,
     /// By their number from 0; None while it is being sent.
     parts: Vec<Option<PartId>>,
-    sending: JoinSet<Result<(usize, PartId)>>,
+    sending: JoinSet<Result<Sent>>,
+    /// Memory of parts that were sent, for those to come: given back to the allocator and asked for
+    /// again, by other threads each time, it would come to twice as much.
+    spare: Vec<BytesMut>,
     open_calls: OpenCalls,
     state: State,
+}
+
+/// A part that the store has.
+struct Sent {
+    index: usize,
+    id: PartId,
+    pieces: Vec<Bytes>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,6 +85,7 @@ impl Writer {
             upload: None,
             parts: Vec::new(),
             sending: JoinSet::new(),
+            spare: Vec::new(),
             open_calls: OpenCalls::default(),
             state: State::Whole,
         }
@@ -91,7 +102,7 @@ impl Writer {
                 let taken = chunk
                     .len()
                     .min(usize::try_from(self.room()).unwrap_or(usize::MAX));
-                self.filling.push(chunk.split_to(taken));
+                self.filling.push(chunk.split_to(taken), &mut self.spare);
                 self.written += taken as u64;
             }
         }
@@ -210,19 +221,17 @@ impl Writer {
             self.part_sent().await?;
         }
         let index = self.parts.len();
-        let payload = self.filling.payload();
-        self.filling = Part::default();
+        let pieces = std::mem::take(&mut self.filling).into_pieces();
         self.parts.push(None);
         let lease = self.lease.clone();
         let open_calls = self.open_calls.clone();
         self.sending.spawn(async move {
             let put = || {
-                store
-                    .strict
-                    .put_part(&path, &upload, index, payload.clone())
+                let payload = pieces.iter().cloned().collect();
+                store.strict.put_part(&path, &upload, index, payload)
             };
-            let part = call(&lease, &open_calls, put).await?;
-            Ok((index, part))
+            let id = call(&lease, &open_calls, put).await?;
+            Ok(Sent { index, id, pieces })
         });
         Ok(())
     }
@@ -234,12 +243,16 @@ impl Writer {
         let recorded = sent
             .map_err(Error::internal)
             .flatten()
-            .and_then(|(index, part)| {
+            .and_then(|Sent { index, id, pieces }| {
                 let slot = self
                     .parts
                     .get_mut(index)
                     .ok_or_else(|| Error::internal("a part that was not sent"))?;
-                *slot = Some(part);
+                *slot = Some(id);
+                // What the client of the store still holds can't be written again.
+                let free = pieces.into_iter().filter_map(|piece| piece.try_into_mut().ok());
+                self.spare
+                    .extend(free.filter(|piece| piece.capacity() >= LARGEST_PIECE));
                 Ok(())
             });
         if recorded.is_err() {
@@ -252,35 +265,48 @@ impl Writer {
 /// The bytes of one part.
 #[derive(Default)]
 struct Part {
-    chunks: Vec<Bytes>,
-    small: BytesMut,
+    pieces: Vec<Bytes>,
+    filling: BytesMut,
+    /// In bytes.
     length: u64,
 }
 
 impl Part {
-    fn push(&mut self, chunk: Bytes) {
-        self.length += chunk.len() as u64;
-        if chunk.len() >= SMALL_CHUNK {
-            self.seal();
-            self.chunks.push(chunk);
-            return;
-        }
-        self.small.extend_from_slice(&chunk);
-        if self.small.len() >= COPIED_TOGETHER {
-            self.seal();
+    fn push(&mut self, mut chunk: Bytes, spare: &mut Vec<BytesMut>) {
+        while !chunk.is_empty() {
+            if self.filling.len() == self.filling.capacity() {
+                self.seal();
+                self.filling = spare.pop().unwrap_or_else(|| {
+                    // As long as all before it, so that a small object takes little.
+                    let grown = usize::try_from(self.length).unwrap_or(LARGEST_PIECE);
+                    let capacity = grown.max(chunk.len()).clamp(SMALLEST_PIECE, LARGEST_PIECE);
+                    BytesMut::with_capacity(capacity)
+                });
+                self.filling.clear();
+            }
+            let room = self.filling.capacity() - self.filling.len();
+            let taken = chunk.split_to(chunk.len().min(room));
+            self.filling.extend_from_slice(&taken);
+            self.length += taken.len() as u64;
         }
     }
 
     fn seal(&mut self) {
-        if !self.small.is_empty() {
-            self.chunks.push(self.small.split().freeze());
+        let filled = std::mem::take(&mut self.filling);
+        if !filled.is_empty() {
+            self.pieces.push(filled.freeze());
         }
     }
 
     /// Shares the bytes, and stays as it is.
     fn payload(&mut self) -> PutPayload {
         self.seal();
-        self.chunks.iter().cloned().collect()
+        self.pieces.iter().cloned().collect()
+    }
+
+    fn into_pieces(mut self) -> Vec<Bytes> {
+        self.seal();
+        self.pieces
     }
 }
 
@@ -483,21 +509,36 @@ mod tests {
     }
 
     #[test]
-    fn small_chunks_are_copied_together_and_large_ones_are_not() {
-        let large = Bytes::from(vec![1; SMALL_CHUNK]);
-        let at = large.as_ptr();
-        let mut part = Part::default();
-        for _ in 0..10 {
-            part.push(Bytes::from_static(b"small"));
+    fn a_part_holds_its_own_bytes_and_no_more() {
+        let bytes: Vec<u8> = (0..5_000_000_u32).map(|i| i as u8).collect();
+        for size in [5, 70_000, bytes.len()] {
+            let mut part = Part::default();
+            let mut spare = Vec::new();
+            for chunk in bytes.chunks(size) {
+                part.push(Bytes::copy_from_slice(chunk), &mut spare);
+            }
+            assert_eq!(part.length, bytes.len() as u64);
+            let first = part.payload();
+            // A second try sends the same.
+            assert_eq!(part.payload().content_length(), first.content_length());
+            let pieces = part.into_pieces();
+            assert!(pieces.iter().all(|piece| piece.len() <= LARGEST_PIECE));
+            assert!(pieces.concat() == bytes);
         }
-        part.push(large);
-        part.push(Bytes::from_static(b"small"));
-        assert_eq!(part.length, 55 + SMALL_CHUNK as u64);
-        let payload = part.payload();
-        let lengths: Vec<usize> = payload.iter().map(Bytes::len).collect();
-        assert_eq!(lengths, [50, SMALL_CHUNK, 5]);
-        assert_eq!(payload.iter().nth(1).map(|chunk| chunk.as_ptr()), Some(at));
-        assert_eq!(part.payload().content_length(), payload.content_length());
+    }
+
+    #[test]
+    fn the_memory_of_a_sent_part_is_used_again() {
+        let mut part = Part::default();
+        let mut spare = vec![BytesMut::from(&[7; LARGEST_PIECE][..])];
+        let at = spare[0].as_ptr();
+        part.push(Bytes::from_static(b"bytes"), &mut spare);
+        assert!(spare.is_empty());
+        let pieces = part.into_pieces();
+        assert_eq!(pieces, ["bytes"]);
+        assert_eq!(pieces[0].as_ptr(), at);
+        let piece = pieces.into_iter().next().unwrap().try_into_mut().unwrap();
+        assert!(piece.capacity() >= LARGEST_PIECE);
     }
 
     #[test]

@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""Search: the time of one page of 100, by filter and order, among few rows and among many.
+
+Writes --few and --many rows straight into the database of a server (all of one tenant, over one
+object), then asks for the same page again and again over one connection. Each figure is the median
+of --requests. The ratio of the two is what a hundred times the rows cost: it should stay near 1.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import statistics
+import subprocess
+import time
+import urllib.parse
+import uuid
+
+import common
+from common import Api, Failure, Server, note
+
+ROWS = """
+WITH RECURSIVE numbers (i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < {last})
+INSERT INTO files (id, tenant, name, content_type, size, sha256, metadata, version, revision,
+                   object_id, created_at, updated_at, expires_at, trashed_at, created_by)
+SELECT {id}, 'bench',
+       'folder-' || (i % 1000) || '/sub-' || (i / 1000 % 10) || '/file-' || i || '.bin',
+       CASE WHEN i % 1000 = 0 THEN 'application/x-rare' WHEN i % 5 = 0 THEN 'image/png'
+            WHEN i % 5 = 1 THEN 'image/jpeg' ELSE 'application/pdf' END,
+       (i * 7919) % 10000019, {sha256},
+       {metadata},
+       1, 1, {object}, {created}, {updated}, NULL, CASE WHEN i % 100 = 50 THEN {created} END, 'bench'
+FROM numbers
+"""
+
+# What stands for the expressions that differ. Times go on by a millisecond a row.
+SQLITE = {
+    "id": "unhex(printf('%032x', i + 1))",
+    "sha256": "unhex(printf('%064x', i + 1))",
+    "metadata": "json_object('kind', 'k' || (i % 100), 'number', i, 'tags', json_array('t' || (i % 7), 'all'))",
+    "created": "1700000000000000 + i * 1000",
+    "updated": "1700000000000000 + ((i * 7919) % 1000003) * 1000",
+}
+POSTGRES = {
+    "id": "CAST(lpad(to_hex(i + 1), 32, '0') AS UUID)",
+    "sha256": "decode(lpad(to_hex(i + 1), 64, '0'), 'hex')",
+    "metadata": "jsonb_build_object('kind', 'k' || (i % 100), 'number', i, 'tags', jsonb_build_array('t' || (i % 7), 'all'))",
+    "created": "TIMESTAMPTZ '2023-11-14 22:13:20Z' + i * INTERVAL '1 millisecond'",
+    "updated": "TIMESTAMPTZ '2023-11-14 22:13:20Z' + (CAST(i AS BIGINT) * 7919 % 1000003) * INTERVAL '1 millisecond'",
+}
+
+
+def fill(at: common.Site, first: int, last: int) -> None:
+    """Rows `first` to `last`, over one live object, and fresh statistics for the planner."""
+    object_id = uuid.UUID(int=1)
+    if at.bucket:
+        url = at.environ["BOX_DATABASE__URL"]
+        rows = ROWS.format(first=first, last=last, object=f"CAST('{object_id}' AS UUID)", **POSTGRES)
+        rows = rows.replace("(i * 7919)", "(CAST(i AS BIGINT) * 7919)")
+        live = (
+            "INSERT INTO objects (id, tenant, state, epoch, refs, size, sha256, quiet_at, created_at) "
+            f"VALUES ('{object_id}', 'bench', 'live', 1, 1, 0, '\\x00', now(), now()) ON CONFLICT DO NOTHING"
+        )
+        for statement in (live, rows, "VACUUM ANALYZE files"):
+            command = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", statement]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+            if done.returncode != 0:
+                raise Failure(f"psql: {done.stderr.strip()}")
+        return
+    connection = sqlite3.connect(at.data_dir / "box.db", timeout=60)
+    with connection:
+        connection.execute("PRAGMA cache_size = -500000")
+        connection.execute(
+            "INSERT OR IGNORE INTO objects (id, tenant, state, epoch, refs, size, sha256, quiet_at, created_at) "
+            "VALUES (?, 'bench', 'live', 1, 1, 0, x'00', 0, 0)",
+            (object_id.bytes,),
+        )
+        literal = f"x'{object_id.hex}'"
+        sqlite = dict(SQLITE)
+        if sqlite3.sqlite_version_info < (3, 41):
+            connection.create_function("unhex", 1, bytes.fromhex, deterministic=True)
+        connection.execute(ROWS.format(first=first, last=last, object=literal, **sqlite))
+    connection.close()
+
+
+def cases(rows: int) -> dict[str, dict[str, object]]:
+    """Queries that give 100 files or, where so many can't match, what there is."""
+    middle = rows // 2
+
+    def at(row: int) -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(1_700_000_000 + row // 1000))
+
+    return {
+        "newest first": {},
+        "by name": {"sort": "name"},
+        "by size": {"sort": "-size"},
+        "by change": {"sort": "-updated_at"},
+        "prefix, a folder": {"prefix": "folder-77/", "sort": "name"},
+        "prefix, newest first": {"prefix": "folder-77/"},
+        "delimiter, 1,000 folders": {"delimiter": "/"},
+        "delimiter, 10 folders": {"delimiter": "/", "prefix": "folder-77/"},
+        "name": {"name": f"folder-{middle % 1000}/sub-{middle // 1000 % 10}/file-{middle}.bin"},
+        "content type, 20 %": {"content_type": "image/png"},
+        "content type, 0.1 %": {"content_type": "application/x-rare"},
+        "content type, image/*": {"content_type": "image/*"},
+        "content type, image/*, by name": {"content_type": "image/*", "sort": "name"},
+        "metadata, 1 %": {"metadata": json.dumps({"kind": "k42"})},
+        "metadata, all": {"metadata": json.dumps({"tags": ["all"]})},
+        "metadata, one": {"metadata": json.dumps({"number": middle + 1})},
+        "size, the largest": {"min_size": 9_990_000},
+        "size, 1 %, by name": {"min_size": 5_000_000, "max_size": 5_100_000, "sort": "name"},
+        "created, a second": {"created_after": at(middle), "created_before": at(middle + 1000)},
+        "created, half, by name": {"created_after": at(middle), "sort": "name"},
+        "sha256": {"sha256": f"{middle + 1:064x}"},
+        "trash": {"trashed": "true"},
+    }
+
+
+def measure(api: Api, query: dict[str, object], requests: int, within: float) -> tuple[float, int]:
+    """The median time of a page in milliseconds, and how many items it has."""
+    path = "/v1/files?" + urllib.parse.urlencode({"limit": 100, **query})
+    page = api.expect(200, "GET", path).json()
+    found = len(page["items"]) + len(page.get("prefixes", []))
+    times = []
+    began = time.monotonic()
+    while len(times) < requests and time.monotonic() - began < within:
+        start = time.monotonic()
+        api.expect(200, "GET", path)
+        times.append(time.monotonic() - start)
+    return statistics.median(times) * 1e3, found
+
+
+def deep(api: Api, pages: int = 20) -> dict[str, object]:
+    """The cursor behind the first `pages` pages of a thousand."""
+    cursor = None
+    for page in api.pages(limit=400, sort="name"):
+        cursor, pages = page["next_cursor"], pages - 1
+        if pages == 0 or cursor is None:
+            break
+    return {"sort": "name", "cursor": cursor}
+
+
+def main() -> int:
+    arguments = common.parser(__doc__)
+    arguments.add_argument("--few", type=common.count_argument, default=10_000, help="default: %(default)s")
+    arguments.add_argument("--many", type=common.count_argument, default=1_000_000, help="default: %(default)s")
+    arguments.add_argument("--requests", type=common.count_argument, default=100, help="default: %(default)s")
+    arguments.add_argument("--within", type=float, default=5.0, help="seconds a query at most (default: %(default)s)")
+    arguments.add_argument("--pair", choices=(*common.PAIRS, "both"), default="local", help="default: %(default)s")
+    given = arguments.parse_args()
+    pairs = common.PAIRS if given.pair == "both" else (given.pair,)
+    rows = []
+    with common.workspace(given.dir, 2000 * given.many) as work:
+        for pair in pairs:
+            with common.site(pair, work) as at, Server(given.box, at) as server:
+                took: dict[str, list[tuple[float, int]]] = {}
+                filled = 0
+                for size in (given.few, given.many):
+                    note(f"{at.title()}: {size} rows")
+                    fill(at, filled, size)
+                    filled = size
+                    # A connection of before would have been idle for too long.
+                    api = Api(server.url, server.token())
+                    queries = {**cases(size), "by name, page 21": deep(api)}
+                    for name, query in queries.items():
+                        took.setdefault(name, []).append(measure(api, query, given.requests, given.within))
+                for name, ((few, found_few), (many, found_many)) in took.items():
+                    rows.append(
+                        [at.title(), name, f"{few:.2f}", found_few, f"{many:.2f}", found_many, f"{many / few:.2f}"]
+                    )
+    print(f"pages of 100, medians of {given.requests}; {common.machine()}")
+    header = ["pair", "query", f"ms at {given.few}", "found", f"ms at {given.many}", "found", "ratio"]
+    print(common.table(header, rows))
+    return 0
+
+
+if __name__ == "__main__":
+    common.run(main)
