@@ -31,16 +31,21 @@ pub struct App {
 
 impl App {
     /// Connects to the database and the store, and makes sure that they are those of this
-    /// environment and of each other.
+    /// environment and of each other. Without secrets, the tokens are those of the configured issuers.
     ///
     /// # Errors
     /// What can't be reached, or belongs to another deployment: a text for the operator.
-    pub async fn open(config: Config, secrets: &SigningSecrets, clock: Clock) -> Result<Self> {
-        let domain = open_domain(&config, config.database.migrate, clock.clone()).await?;
+    pub async fn open(
+        config: Config,
+        secrets: Option<&SigningSecrets>,
+        clock: Clock,
+    ) -> Result<Self> {
+        let tokens = Tokens::new(secrets, &config.auth.issuers, clock.clone())?;
+        let domain = open_domain(&config, config.database.migrate, clock).await?;
         Ok(Self {
             health: Arc::new(Health::new(domain.clone())),
             domain,
-            tokens: Arc::new(Tokens::new(secrets, clock)),
+            tokens: Arc::new(tokens),
             config: Arc::new(config),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

@@ -199,8 +199,10 @@ fn show(loaded: &Loaded, json: bool) -> Result<ExitCode, Failure> {
 }
 
 fn token(config: &Config, args: &TokenArgs) -> Result<ExitCode, Failure> {
-    let secrets = data_dir::signing_secrets(config)?;
-    let token = Tokens::new(&secrets, Clock::system()).issue(
+    let secrets = data_dir::signing_secrets(config)?.ok_or(
+        "there is no secret to sign with: tokens come from auth.issuers alone, unless auth.secret is set too",
+    )?;
+    let token = Tokens::new(Some(&secrets), &[], Clock::system())?.issue(
         &args.tenant,
         &args.subject,
         &args.scopes.0,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
+mod auth;
 mod cors;
 mod database;
 mod layers;
@@ -29,6 +30,7 @@ mod units;
 
 use leaf::{Leaf, unlike};
 
+pub use auth::{Auth, Issuer, JwksUrl, Tenants};
 pub use cors::{Cors, Origin};
 pub use database::{Database, DatabaseUrl};
 pub use layers::{Overrides, Sources};
@@ -88,14 +90,6 @@ impl Default for Config {
             log: Log::default(),
         }
     }
-}
-
-/// `[auth]`: who is believed.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Auth {
-    #[serde(with = "leaf")]
-    pub secret: Option<SigningSecrets>,
 }
 
 /// `[trash]`: what becomes of deleted files.
@@ -198,6 +192,7 @@ impl Config {
     fn check(&self) -> Result<(), Violation> {
         self.database.check()?;
         self.store.check()?;
+        self.auth.check(&self.environment)?;
         self.limits.check()?;
         positive("reaper.interval", self.reaper.interval)?;
         let largest = Limits::default().max_file_size;

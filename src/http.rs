@@ -17,6 +17,8 @@ pub mod disposition;
 pub mod docs;
 mod extract;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod guard;
 mod health;
 mod list;

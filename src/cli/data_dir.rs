@@ -22,7 +22,7 @@ pub(super) fn make(config: &Config) -> Result<(), Failure> {
 pub(super) fn is_used(config: &Config) -> bool {
     config.database_url().expose().starts_with("sqlite:")
         || matches!(config.store_url(), StoreUrl::File(_))
-        || config.auth.secret.is_none()
+        || (config.auth.secret.is_none() && config.auth.issuers.is_empty())
 }
 
 /// Makes sure that no other process serves from the directory, for as long as the answer lives.
@@ -44,14 +44,15 @@ pub(super) fn lock(config: &Config) -> Result<File, Failure> {
     }
 }
 
-/// The secrets that were configured; in development, else one that is made on the first call and kept.
-pub(super) fn signing_secrets(config: &Config) -> Result<SigningSecrets, Failure> {
-    if let Some(secrets) = &config.auth.secret {
-        return Ok(secrets.clone());
+/// The secrets that were configured; none where there are issuers instead; in development, else one
+/// that is made on the first call and kept.
+pub(super) fn signing_secrets(config: &Config) -> Result<Option<SigningSecrets>, Failure> {
+    if config.auth.secret.is_some() || !config.auth.issuers.is_empty() {
+        return Ok(config.auth.secret.clone());
     }
     if !config.environment.is_development() {
         return Err(format!(
-            "auth.secret is not set, and only the environment \"development\" makes one up (this is {:?}): set BOX_AUTH__SECRET to at least 32 random bytes",
+            "neither auth.secret nor auth.issuers is set, and only the environment \"development\" makes a secret up (this is {:?}): set BOX_AUTH__SECRET to at least 32 random bytes, or name who signs tokens",
             &*config.environment
         )
         .into());
@@ -67,6 +68,7 @@ pub(super) fn signing_secrets(config: &Config) -> Result<SigningSecrets, Failure
     };
     text.map_err(|error| error.to_string())
         .and_then(|text| text.trim_end().parse())
+        .map(Some)
         .map_err(|error| format!("{}: {error}", path.display()).into())
 }
 

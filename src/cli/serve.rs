@@ -25,7 +25,7 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
         None
     };
     let secrets = data_dir::signing_secrets(&config)?;
-    let app = App::open(config, &secrets, Clock::system()).await?;
+    let app = App::open(config, secrets.as_ref(), Clock::system()).await?;
     let listen = app.config.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -95,12 +95,20 @@ fn raise_file_limit() {
 fn welcome(config: &Config, bound: SocketAddr) -> String {
     let url = config.public_url_at(bound);
     let program = std::env::current_exe().map_or_else(|_| "box".to_owned(), |path| quoted(&path));
-    let secret = if config.auth.secret.is_some() {
-        String::new()
+    let auth = &config.auth;
+    let token = if auth.secret.is_none() && !auth.issuers.is_empty() {
+        "TOKEN=...  # from one of auth.issuers".to_owned()
     } else {
-        let directory = std::path::absolute(&config.data_dir);
-        let directory = directory.as_deref().unwrap_or(&config.data_dir);
-        format!(" --data-dir {}", quoted(directory))
+        let secret = if auth.secret.is_some() {
+            String::new()
+        } else {
+            let directory = std::path::absolute(&config.data_dir);
+            let directory = directory.as_deref().unwrap_or(&config.data_dir);
+            format!(" --data-dir {}", quoted(directory))
+        };
+        format!(
+            r#"TOKEN=$({program} token{secret} --tenant demo --subject me --scopes "files:read files:write files:delete" --ttl 12h)"#
+        )
     };
     format!(
         r#"
@@ -109,7 +117,7 @@ The API is described at     {url}docs
 
 A first upload, to copy into another terminal:
 
-  TOKEN=$({program} token{secret} --tenant demo --subject me --scopes "files:read files:write files:delete" --ttl 12h)
+  {token}
   echo 'Hello, Box!' | curl -sS -H "Authorization: Bearer $TOKEN" -H 'Content-Type: text/plain' --data-binary @- '{url}v1/files?name=hello.txt'
   curl -sS -H "Authorization: Bearer $TOKEN" '{url}v1/files'
 

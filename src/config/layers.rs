@@ -148,21 +148,34 @@ impl Layer {
 }
 
 fn refusal(place: &str, error: figment::Error) -> ConfigError {
-    // What follows the key is the position in a list.
-    let is_key = |part: &&String| part.parse::<usize>().is_err();
-    let key = error
-        .path
-        .iter()
-        .take_while(is_key)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(".");
+    let mut path = error.path;
     let problem = match error.kind {
         Kind::UnknownField(_, known) => {
             format!("unknown key; the keys here are {}", known.join(", "))
         }
+        Kind::MissingField(field) => {
+            path.push(field.into_owned());
+            "is missing".to_owned()
+        }
         other => other.to_string(),
     };
+    // A position in a list is told where a key follows it: `auth.issuers[0].audience`. The items
+    // of other lists speak for themselves.
+    let is_position = |part: &String| part.parse::<usize>().is_ok();
+    if path.last().is_some_and(is_position) {
+        path.pop();
+    }
+    let mut key = String::new();
+    for part in &path {
+        if is_position(part) {
+            key.push_str(&format!("[{part}]"));
+        } else {
+            if !key.is_empty() {
+                key.push('.');
+            }
+            key.push_str(part);
+        }
+    }
     ConfigError::at(place, &key, problem)
 }
 

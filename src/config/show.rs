@@ -110,10 +110,22 @@ impl Loaded {
     }
 }
 
-/// JSON's strings, numbers, booleans and lists are TOML's too, all but one character of them.
+/// JSON's strings, numbers and booleans are TOML's too, all but one character of them.
 fn toml_literal(value: &Value) -> String {
     match value {
         Value::Null => "\"\"".to_owned(),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(toml_literal).collect();
+            format!("[{}]", items.join(","))
+        }
+        Value::Object(table) => {
+            let mut pairs: Vec<String> = table
+                .iter()
+                .map(|(key, value)| format!("{key} = {}", toml_literal(value)))
+                .collect();
+            pairs.sort();
+            format!("{{ {} }}", pairs.join(", "))
+        }
         other => other.to_string().replace('\u{7f}', "\\u007f"),
     }
 }

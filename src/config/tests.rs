@@ -7,6 +7,8 @@ use serde_json::json;
 
 use super::*;
 
+mod issuers;
+
 const SECRET: &str = "0123456789012345678901234567890123456789";
 
 /// A file that goes with the test. Its path is long: [`Case::told`] shortens it.
@@ -630,8 +632,14 @@ fn the_example_names_every_key_and_its_default() {
     let case = Case::new()
         .file(&tables)
         .variable("BOX_ENVIRONMENT", "production");
-    assert_eq!(
-        case.loaded().config.reaper.delay,
-        Duration::from_secs(86_400)
-    );
+    let config = case.loaded().config;
+    assert_eq!(config.reaper.delay, Duration::from_secs(86_400));
+    // Its claims have the names that are the default.
+    let issuers = Case::new()
+        .file(issuers::MINIMAL)
+        .loaded()
+        .config
+        .auth
+        .issuers;
+    assert_eq!(config.auth.issuers, issuers);
 }

@@ -43,7 +43,7 @@ impl Guard {
         }
     }
 
-    fn principal(&self, headers: &HeaderMap) -> Result<Option<Principal>> {
+    async fn principal(&self, headers: &HeaderMap) -> Result<Option<Arc<Principal>>> {
         let needed = match self.access {
             Access::Public => return Ok(None),
             Access::Token => None,
@@ -51,7 +51,7 @@ impl Guard {
         };
         let token = bearer(headers)
             .ok_or_else(|| Error::new(Kind::Unauthenticated, "A bearer token is needed."))?;
-        let principal = self.tokens.verify(token)?;
+        let principal = self.tokens.verify(token).await?;
         match needed {
             Some(scope) if !principal.scopes.contains(&scope) => Err(Error::new(
                 Kind::Forbidden,
@@ -87,9 +87,7 @@ pub(super) async fn check(
     mut request: Request,
     next: Next,
 ) -> Result<Response> {
-    let who = guard
-        .principal(request.headers())?
-        .map(|principal| Who(Arc::new(principal)));
+    let who = guard.principal(request.headers()).await?.map(Who);
     guard.length(request.headers())?;
     if let Some(who) = &who {
         request.extensions_mut().insert(who.clone());

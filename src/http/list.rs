@@ -70,39 +70,14 @@ pub(super) async fn list(
     Who(principal): Who,
     uri: Uri,
 ) -> Result<Json<types::FilePage>> {
-    let known = [
-        FILTERS.as_slice(),
-        &["delimiter", "sort", "limit", "cursor"],
-    ]
-    .concat();
-    let mut query = Query::read(&uri, &known)?;
-    let filter = filter(&mut query, principal.tenant.clone(), app.domain.clock.now())?;
-    let folders = query
-        .parse("delimiter", "/", |text| (text == "/").then_some(()))?
-        .is_some();
-    let sort = query.parse(
-        "sort",
-        "created_at, updated_at, name or size, or - and one of them",
-        read_sort,
-    )?;
-    let sort = sort.unwrap_or(Sort {
-        by: if folders {
-            SortBy::Name
-        } else {
-            SortBy::CreatedAt
-        },
-        descending: !folders,
-    });
-    if folders && sort.by != SortBy::Name {
-        let detail = "must be name or -name where there is a delimiter";
-        return Err(Error::invalid("/sort", detail));
-    }
-    let limit = limit(&mut query)?;
-    let after = query.parse(
-        "cursor",
-        "the next_cursor of a page that was sorted alike",
-        |text| Cursor::read(text, sort),
-    )?;
+    let asked = Asked::read(&uri, principal.tenant.clone(), app.domain.clock.now())?;
+    let Asked {
+        filter,
+        folders,
+        sort,
+        after,
+        limit,
+    } = asked;
     if folders {
         return folder(&app, &filter, sort, after, limit).await;
     }
@@ -124,6 +99,64 @@ pub(super) async fn list(
         next_cursor,
         prefixes: None,
     }))
+}
+
+/// What a query asks for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub filter: Filter,
+    /// Whether what lies deeper shows as its folder.
+    pub folders: bool,
+    pub sort: Sort,
+    pub after: Option<After>,
+    pub limit: u32,
+}
+
+impl Asked {
+    /// # Errors
+    /// 422 for what the parameters' descriptions don't allow.
+    pub(super) fn read(uri: &Uri, tenant: Tenant, now: Timestamp) -> Result<Self> {
+        let known = [
+            FILTERS.as_slice(),
+            &["delimiter", "sort", "limit", "cursor"],
+        ]
+        .concat();
+        let mut query = Query::read(uri, &known)?;
+        let filter = filter(&mut query, tenant, now)?;
+        let folders = query
+            .parse("delimiter", "/", |text| (text == "/").then_some(()))?
+            .is_some();
+        let sort = query.parse(
+            "sort",
+            "created_at, updated_at, name or size, or - and one of them",
+            read_sort,
+        )?;
+        let sort = sort.unwrap_or(Sort {
+            by: if folders {
+                SortBy::Name
+            } else {
+                SortBy::CreatedAt
+            },
+            descending: !folders,
+        });
+        if folders && sort.by != SortBy::Name {
+            let detail = "must be name or -name where there is a delimiter";
+            return Err(Error::invalid("/sort", detail));
+        }
+        let limit = limit(&mut query)?;
+        let after = query.parse(
+            "cursor",
+            "the next_cursor of a page that was sorted alike",
+            |text| Cursor::read(text, sort),
+        )?;
+        Ok(Self {
+            filter,
+            folders,
+            sort,
+            after,
+            limit,
+        })
+    }
 }
 
 async fn folder(
@@ -239,7 +272,7 @@ fn read_metadata(text: &str) -> Result<Metadata> {
     Ok(metadata)
 }
 
-fn read_sort(text: &str) -> Option<Sort> {
+pub(super) fn read_sort(text: &str) -> Option<Sort> {
     let (by, descending) = match text.strip_prefix('-') {
         Some(by) => (by, true),
         None => (text, false),
@@ -267,7 +300,7 @@ fn after_file(file: &File, by: SortBy) -> After {
 /// Where a page ended. Opaque to clients: base64url of this as JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Cursor {
+pub(super) struct Cursor {
     descending: bool,
     id: FileId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -281,7 +314,7 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn behind(after: After, sort: Sort) -> String {
+    pub(super) fn behind(after: After, sort: Sort) -> String {
         let mut cursor = Self {
             descending: sort.descending,
             id: after.id,
@@ -300,7 +333,7 @@ impl Cursor {
     }
 
     /// None for what this service did not write for a list in this order.
-    fn read(text: &str, sort: Sort) -> Option<After> {
+    pub(super) fn read(text: &str, sort: Sort) -> Option<After> {
         let text = URL_SAFE_NO_PAD.decode(text).ok()?;
         let cursor: Self = serde_json::from_slice(&text).ok()?;
         if cursor.descending != sort.descending {

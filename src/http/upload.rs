@@ -206,18 +206,12 @@ async fn of_form(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result
         )
     })?;
     let source = extract::byte_stream(body, app.config.limits.idle_timeout);
-    let mut form = Form::open(&head.headers, source)?;
-    let mut part = form.next().await?.ok_or_else(no_file)?;
-    let mut properties = Properties::default();
-    let mut said = Vec::new();
-    if part.name() == Some("properties") {
-        said = small(part).await?;
-        properties = extract::json_object(&said)?;
-        part = form.next().await?.ok_or_else(no_file)?;
-    }
-    if part.name() != Some("file") {
-        return Err(unexpected(part.name()));
-    }
+    let Received {
+        said,
+        properties,
+        part,
+        form,
+    } = receive(&head.headers, source).await?;
     let declared = declared_type(part.headers());
     let sha256 = match &properties.sha256 {
         Some(text) => Some(
@@ -248,6 +242,49 @@ async fn of_form(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result
     app.domain
         .file_upload(caller, new, form.file(part), media_type::sniff, once)
         .await
+}
+
+/// A form whose bytes have come as far as those of its file.
+struct Received {
+    /// The part `properties` as it was sent; empty where there is none.
+    said: Vec<u8>,
+    properties: Properties,
+    /// The part `file`.
+    part: multer::Field<'static>,
+    form: Form,
+}
+
+async fn receive(headers: &HeaderMap, source: ByteStream) -> Result<Received> {
+    let mut form = Form::open(headers, source)?;
+    let mut part = form.next().await?.ok_or_else(no_file)?;
+    let mut properties = Properties::default();
+    let mut said = Vec::new();
+    if part.name() == Some("properties") {
+        said = small(part).await?;
+        properties = extract::json_object(&said)?;
+        part = form.next().await?.ok_or_else(no_file)?;
+    }
+    if part.name() != Some("file") {
+        return Err(unexpected(part.name()));
+    }
+    Ok(Received {
+        said,
+        properties,
+        part,
+        form,
+    })
+}
+
+/// A form as [`of_form`] takes it, for who has no service to give it to: its part `properties`,
+/// its file's own name, and the file's bytes.
+#[cfg(any(test, fuzzing))]
+pub(super) async fn take_apart(
+    headers: &HeaderMap,
+    source: ByteStream,
+) -> Result<(Vec<u8>, Option<String>, ByteStream)> {
+    let received = receive(headers, source).await?;
+    let name = file_name(&received.part)?;
+    Ok((received.said, name, received.form.file(received.part)))
 }
 
 /// The name that the part's sender has for the file.

@@ -315,7 +315,12 @@ impl Writer {
     }
 
     pub(super) async fn finish(&mut self) -> Result<()> {
-        if let Progress::Finished = self.progress {
+        self.finish_with(Vec::new()).await
+    }
+
+    /// Writes the last bytes and finishes, in one hop to the blocking pool.
+    pub(super) async fn finish_with(&mut self, chunks: Vec<Bytes>) -> Result<()> {
+        if matches!(self.progress, Progress::Finished) && chunks.is_empty() {
             return Ok(());
         }
         let file = self.take_file()?;
@@ -325,6 +330,9 @@ impl Writer {
         let lease = self.lease.clone();
         self.run(move || {
             let file = store.open_once(file, &temporary, &lease)?;
+            if !chunks.is_empty() {
+                store.disk.write(&file, &chunks).map_err(storage_error)?;
+            }
             if store.fsync {
                 store.disk.sync(&file).map_err(storage_error)?;
             }

@@ -331,7 +331,7 @@ async fn outside_development_a_secret_is_wanted() {
     let serve = ["serve", "--listen", "127.0.0.1:0"];
     place
         .run_with(&serve, &production)
-        .refused(&["auth.secret"]);
+        .refused(&["auth.secret", "auth.issuers"]);
     place
         .run_with(
             &[
@@ -365,6 +365,45 @@ async fn outside_development_a_secret_is_wanted() {
     client.upload("a", "x").await;
     assert!(!place.path("box-data/secret").exists());
     assert_eq!(serving.printed(), "", "the lines for a first try");
+    assert_eq!(serving.signal("TERM").status, Some(0));
+}
+
+#[tokio::test]
+async fn issuers_stand_in_for_a_secret() {
+    let place = Place::new();
+    place.write(
+        "box.toml",
+        "environment = \"production\"\n[[auth.issuers]]\nissuer = \"https://id.test\"\n\
+         jwks_url = \"https://id.test/keys\"\naudience = \"box\"\ntenants = [\"demo\"]\n",
+    );
+    let file = [("BOX_CONFIG", "box.toml")];
+    let shown = place.run_with(&["config", "show"], &file).succeeded();
+    assert!(shown.contains("tenants = [\"demo\"]"), "{shown}");
+    let arguments = [
+        "token",
+        "--tenant",
+        "demo",
+        "--subject",
+        "me",
+        "--scopes",
+        "files:read",
+    ];
+    place
+        .run_with(&arguments, &file)
+        .refused(&["no secret to sign with", "auth.issuers"]);
+
+    let serving = Running::start(&place, &file).await;
+    assert!(!place.path("box-data/secret").exists());
+    // Signed with a secret, as one of another service would be.
+    let with_secret = [file[0], ("BOX_AUTH__SECRET", SECRET)];
+    let token = token(&place, &with_secret);
+    let client = Client::new(&serving.url, Some(token.clone()));
+    assert_eq!(send(client.get("/v1/me")).await.status, 401);
+    assert_eq!(serving.signal("TERM").status, Some(0));
+
+    let serving = Running::start(&place, &with_secret).await;
+    let client = Client::new(&serving.url, Some(token));
+    assert_eq!(send(client.get("/v1/me")).await.status, 200);
     assert_eq!(serving.signal("TERM").status, Some(0));
 }
 

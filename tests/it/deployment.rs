@@ -22,7 +22,7 @@ on_every_pair!(
 /// Why a service with these variables, laid over this one's, does not start.
 async fn refusal(service: &Service, changes: &[(&str, &str)]) -> Option<String> {
     let variables = laid_over(service.variables.clone(), changes);
-    let opened = App::open(config(&variables), &secrets(), service.clock.clone()).await;
+    let opened = App::open(config(&variables), Some(&secrets()), service.clock.clone()).await;
     match opened {
         Ok(app) => {
             app.domain.metadata.close().await;

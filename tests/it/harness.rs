@@ -5,5 +5,6 @@ pub mod connection;
 pub mod content;
 pub mod database;
 pub mod inside;
+pub mod issuer;
 pub mod raw;
 pub mod service;

@@ -1,4 +1,5 @@
 mod access;
+mod changes;
 mod commands;
 mod connections;
 mod consistency;
@@ -7,8 +8,12 @@ mod deployment;
 mod faults;
 mod files;
 mod harness;
+mod idempotency;
+mod identity;
 mod layers;
 mod metadata_conformance;
 mod objects_conformance;
 mod objects_s3_faults;
 mod operations;
+mod search;
+mod versions;

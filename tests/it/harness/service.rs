@@ -111,7 +111,10 @@ impl Service {
         parts: Option<Parts>,
     ) -> Self {
         let config = config(&variables);
-        let app = App::open(config, &secrets(), clock.clone()).await.unwrap();
+        let secrets = config.auth.secret.clone();
+        let app = App::open(config, secrets.as_ref(), clock.clone())
+            .await
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();

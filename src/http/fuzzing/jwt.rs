@@ -1,0 +1,159 @@
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::auth::{Scope, Tokens};
+use crate::clock::{Clock, Timestamp};
+
+use super::{split, take};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+/// In seconds since 1970.
+const NOW: i64 = 1_700_000_000;
+
+/// What a token is taken to say.
+struct Said {
+    tenant: String,
+    subject: String,
+    scopes: Vec<Scope>,
+}
+
+/// The one call of what is tested here.
+fn verify(token: &str) -> Option<Said> {
+    static TOKENS: LazyLock<Tokens> =
+        LazyLock::new(|| Tokens::new(&SECRET.parse().expect("it is long enough"), clock()));
+    let principal = TOKENS.verify(token).ok()?;
+    Some(Said {
+        tenant: principal.tenant.to_string(),
+        subject: principal.subject.clone(),
+        scopes: principal.scopes.clone(),
+    })
+}
+
+fn clock() -> Clock {
+    Clock::manual(Timestamp::from_micros(NOW * 1_000_000))
+}
+
+/// Of any text: it is no token. Of a token that was issued and then changed anywhere: neither. Of
+/// any header and claims that were signed: the token is valid only where each is as the API says.
+///
+/// The input: one byte that says which of these, and the rest of it.
+pub fn jwt(mut input: &[u8]) {
+    let [kind] = take(&mut input);
+    match kind % 3 {
+        0 => any_text(input),
+        1 => changed(input),
+        _ => signed(input),
+    }
+}
+
+fn any_text(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    assert!(verify(text).is_none() || is_signed(text), "{text}");
+}
+
+fn changed(mut input: &[u8]) {
+    static TOKEN: LazyLock<String> = LazyLock::new(|| {
+        let tokens = Tokens::new(&SECRET.parse().expect("it is long enough"), clock());
+        tokens
+            .issue(
+                &"acme".parse().expect("it is a tenant"),
+                "ann",
+                &[Scope::FilesRead],
+                Duration::from_secs(60),
+            )
+            .expect("it can be signed")
+    });
+    let mut token = TOKEN.clone().into_bytes();
+    while !input.is_empty() {
+        let [how, at, byte] = take(&mut input);
+        let at = usize::from(at) % (token.len() + 1);
+        match how % 4 {
+            0 => token.insert(at, byte),
+            1 => drop(token.drain(at..token.len().min(at + 1))),
+            2 => token.truncate(at),
+            _ => {
+                if let Some(known) = token.get_mut(at) {
+                    *known = byte;
+                }
+            }
+        }
+    }
+    let Ok(token) = String::from_utf8(token) else {
+        return;
+    };
+    // Not one bit of it may differ: base64 has spare ones in the last character of a signature.
+    assert_eq!(verify(&token).is_some(), token == *TOKEN, "{token}");
+}
+
+fn signed(input: &[u8]) {
+    let (header, claims) = split(input, 0);
+    let text = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(header),
+        URL_SAFE_NO_PAD.encode(claims)
+    );
+    let token = format!("{text}.{}", URL_SAFE_NO_PAD.encode(hmac(text.as_bytes())));
+    let Some(said) = verify(&token) else {
+        return;
+    };
+    let read = |part| serde_json::from_slice::<Value>(part).expect("a valid token is JSON");
+    let (header, claims) = (read(header), read(claims));
+    assert_eq!(header["alg"], "HS256", "{header}");
+    assert_eq!(claims["tenant"], said.tenant, "{claims}");
+    assert_eq!(claims["sub"], said.subject, "{claims}");
+    assert!((1..=64).contains(&said.tenant.len()), "{claims}");
+    assert!(
+        said.tenant
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')),
+        "{claims}"
+    );
+    assert!((1..=255).contains(&said.subject.len()), "{claims}");
+    assert!(!said.subject.contains(char::is_control), "{claims}");
+    assert!(
+        claims["exp"].as_i64().is_some_and(|exp| exp > NOW - 30),
+        "{claims}"
+    );
+    let begun = claims["nbf"].as_i64().is_none_or(|nbf| nbf <= NOW + 30);
+    assert!(begun, "{claims}");
+    let allowed = claims["scope"].as_str().unwrap_or_default();
+    for scope in said.scopes {
+        assert!(
+            allowed.split(' ').any(|word| word == scope.as_str()),
+            "{claims}"
+        );
+    }
+}
+
+fn is_signed(token: &str) -> bool {
+    token
+        .rsplit_once('.')
+        .is_some_and(|(text, signature)| URL_SAFE_NO_PAD.encode(hmac(text.as_bytes())) == signature)
+}
+
+/// HMAC-SHA-256 (RFC 2104), from nothing that the service verifies with.
+fn hmac(text: &[u8]) -> [u8; 32] {
+    let padded = |with: u8| {
+        let mut block = [with; 64];
+        for (byte, key) in block.iter_mut().zip(SECRET.bytes()) {
+            *byte ^= key;
+        }
+        block
+    };
+    let inner = Sha256::new()
+        .chain_update(padded(0x36))
+        .chain_update(text)
+        .finalize();
+    Sha256::new()
+        .chain_update(padded(0x5c))
+        .chain_update(inner)
+        .finalize()
+        .into()
+}
