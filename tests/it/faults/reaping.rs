@@ -21,7 +21,7 @@ use super::walk::{Operation, walk_on_every_pair};
 walk_on_every_pair!(reap: Reap, repair: Repair);
 
 /// The row of an upload whose process died. Nothing of the quota is reserved for it.
-async fn intend(site: &Site, caller: &Caller) -> ObjectId {
+pub async fn intend(site: &Site, caller: &Caller) -> ObjectId {
     let now = site.clock.now();
     let id = ObjectId::new(now);
     let intent = Intent {

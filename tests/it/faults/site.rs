@@ -27,7 +27,7 @@ pub struct Site {
     /// Another replica, which does not wait for long.
     other: Domain,
     config: Config,
-    tenants: AtomicU64,
+    callers: AtomicU64,
     _parts: Parts,
 }
 
@@ -63,7 +63,7 @@ impl Site {
             calm,
             other,
             config: config_of,
-            tenants: AtomicU64::new(0),
+            callers: AtomicU64::new(0),
             _parts: parts,
         })
     }
@@ -81,12 +81,12 @@ impl Site {
         assert!(closed.is_ok(), "a process does not end");
     }
 
-    /// Somebody who has nothing yet.
+    /// Somebody who has sent nothing yet. Of one tenant, so that a listing stays short.
     pub fn somebody(&self) -> Caller {
-        let number = self.tenants.fetch_add(1, Ordering::SeqCst);
+        let number = self.callers.fetch_add(1, Ordering::SeqCst);
         Caller {
-            tenant: format!("tenant-{number}").parse().unwrap(),
-            subject: "tester".to_owned(),
+            tenant: "acme".parse().unwrap(),
+            subject: format!("tester-{number}"),
             request_id: None,
             remote_ip: None,
         }
