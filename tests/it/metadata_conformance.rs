@@ -133,7 +133,7 @@ impl Fixture {
 
     async fn publish(&self, id: ObjectId, epoch: i64, now: Timestamp) -> bool {
         change!(self.metadata, |tx| tx
-            .object_publish(id, epoch, now, SIZE, &SHA256))
+            .object_publish(id, epoch, now, SIZE, &SHA256, true))
         .await
         .unwrap()
         .is_some()

@@ -32,7 +32,10 @@ async fn bytes_arrive_while_the_reaper_is_paused(pair: Pair) {
             async move {
                 let lease = Lease::new(clock.now().plus(HORIZON), clock.clone());
                 let mut writer = objects.write(&key, 1, None, lease);
-                writer.write(vec![Bytes::from_static(b"late")]).await.unwrap();
+                writer
+                    .write(vec![Bytes::from_static(b"late")])
+                    .await
+                    .unwrap();
                 writer.finish().await.unwrap();
                 clock.advance(HORIZON + Duration::from_secs(1));
             }
