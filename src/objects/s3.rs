@@ -211,10 +211,26 @@ impl S3 {
     }
 
     pub(super) async fn erase(&self, key: &str) -> Result<bool> {
+        // The uploads go first: what completes meanwhile is seen, and deleted, at the key.
+        let mut found = self.abort_uploads(key).await?;
+        // A delete doesn't tell whether there was anything.
+        if self.head(key).await?.is_some() {
+            found = true;
+            let path = path(key)?;
+            match in_time(self.inner.patient.delete(&path)).await? {
+                Ok(()) => {}
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(Error::unavailable(error)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Ends every multipart upload of exactly this key; whether there was any.
+    async fn abort_uploads(&self, key: &str) -> Result<bool> {
         let path = path(key)?;
         let store = &self.inner.patient;
         let mut found = false;
-        // The uploads go first: what completes meanwhile is seen, and deleted, at the key.
         let mut pages = Box::pin(self.upload_pages(key.to_owned()));
         while let Some(page) = pages.next().await {
             // The prefix of a listing also matches longer keys.
@@ -225,15 +241,6 @@ impl S3 {
                     Err(error) if is_absent(&error) => {}
                     Err(error) => return Err(Error::unavailable(error)),
                 }
-            }
-        }
-        // A delete doesn't tell whether there was anything.
-        if self.head(key).await?.is_some() {
-            found = true;
-            match in_time(store.delete(&path)).await? {
-                Ok(()) => {}
-                Err(error) if is_absent(&error) => {}
-                Err(error) => return Err(Error::unavailable(error)),
             }
         }
         Ok(found)

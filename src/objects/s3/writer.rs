@@ -47,6 +47,8 @@ pub struct Writer {
     written: u64,
     /// Known from the moment that a second part begins.
     upload: Option<MultipartId>,
+    /// The store may have begun another upload, whose id was lost on its way.
+    stray_upload: bool,
     /// By their number from 0; None while it is being sent.
     parts: Vec<Option<PartId>>,
     sending: JoinSet<Result<Sent>>,
@@ -83,6 +85,7 @@ impl Writer {
             filling: Part::default(),
             written: 0,
             upload: None,
+            stray_upload: false,
             parts: Vec::new(),
             sending: JoinSet::new(),
             spare: Vec::new(),
@@ -151,6 +154,12 @@ impl Writer {
                     }
                     Err(error) => return Err(error.into()),
                 }
+                if self.stray_upload
+                    && let Err(error) = self.store.abort_uploads(&self.key).await
+                {
+                    // It has no parts, and goes with the object.
+                    tracing::warn!(key = self.key, %error, "another upload of a key may be left open");
+                }
             }
         }
         self.state = State::Finished;
@@ -214,6 +223,7 @@ impl Writer {
             None => {
                 let create = || store.strict.create_multipart(&path);
                 let upload = call(&self.lease, &self.open_calls, create).await?;
+                self.stray_upload = !self.settled();
                 self.upload.insert(upload).clone()
             }
         };
@@ -375,7 +385,7 @@ impl From<Failed> for Error {
 /// Makes a call that could write, a few times if it must, all within one [`CALL_TIMEOUT`].
 ///
 /// Each may be made twice: parts and objects have one content, and of an upload that was created
-/// twice, one stays without parts until the key is erased.
+/// twice, one stays without parts until the writer has finished.
 async fn call<T, F>(
     lease: &Lease,
     open_calls: &OpenCalls,
