@@ -33,7 +33,7 @@ pub fn range(mut input: &[u8]) {
         Ranges::One(one) => vec![one],
         Ranges::Many(many) => many,
     };
-    let bytes: u128 = ranges.iter().map(|range| length(range)).sum();
+    let bytes: u128 = ranges.iter().map(length).sum();
     assert!(bytes <= 2 * u128::from(size), "{ranges:?} of {size}");
     let layout = Multipart::new(&ranges, size, "text/plain", "boundary");
     let heads: usize = layout.parts.iter().map(|part| part.head.len()).sum();

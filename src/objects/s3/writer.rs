@@ -240,21 +240,23 @@ impl Writer {
         let Some(sent) = self.sending.join_next().await else {
             return Ok(());
         };
-        let recorded = sent
-            .map_err(Error::internal)
-            .flatten()
-            .and_then(|Sent { index, id, pieces }| {
-                let slot = self
-                    .parts
-                    .get_mut(index)
-                    .ok_or_else(|| Error::internal("a part that was not sent"))?;
-                *slot = Some(id);
-                // What the client of the store still holds can't be written again.
-                let free = pieces.into_iter().filter_map(|piece| piece.try_into_mut().ok());
-                self.spare
-                    .extend(free.filter(|piece| piece.capacity() >= LARGEST_PIECE));
-                Ok(())
-            });
+        let recorded =
+            sent.map_err(Error::internal)
+                .flatten()
+                .and_then(|Sent { index, id, pieces }| {
+                    let slot = self
+                        .parts
+                        .get_mut(index)
+                        .ok_or_else(|| Error::internal("a part that was not sent"))?;
+                    *slot = Some(id);
+                    // What the client of the store still holds can't be written again.
+                    let free = pieces
+                        .into_iter()
+                        .filter_map(|piece| piece.try_into_mut().ok());
+                    self.spare
+                        .extend(free.filter(|piece| piece.capacity() >= LARGEST_PIECE));
+                    Ok(())
+                });
         if recorded.is_err() {
             self.state = State::Broken;
         }
