@@ -231,7 +231,19 @@ impl Writer {
         }
     }
 
-    /// Makes the object durable and visible at its key.
+    /// Takes the last bytes, and makes the object durable and visible at its key: what `write` and
+    /// `finish` do, with less between them.
+    pub async fn finish_with(&mut self, chunks: Vec<Bytes>) -> Result<()> {
+        match self {
+            Self::Local(writer) => writer.finish_with(chunks).await,
+            Self::S3(writer) => {
+                writer.write(chunks).await?;
+                writer.finish().await
+            }
+        }
+    }
+
+    /// Makes the object durable and visible at its key. Once that is done, again does nothing.
     pub async fn finish(&mut self) -> Result<()> {
         match self {
             Self::Local(writer) => writer.finish().await,

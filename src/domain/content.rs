@@ -156,6 +156,7 @@ impl Domain {
                 reserved,
             },
             size: 0,
+            declared,
         };
         match pour(&mut sink, source, self.rules.limits.max_file_size.bytes()).await {
             Ok(()) => Ok(Written {
@@ -174,6 +175,13 @@ impl Domain {
                 Err(error)
             }
         }
+    }
+
+    /// Gives an object up of which nothing was written.
+    pub(super) async fn intended_abandon(&self, intended: Intended) {
+        drop(intended.keeper);
+        self.content_abandon(intended.id, intended.tenant, intended.claimed, true)
+            .await;
     }
 
     /// Gives a written object up whose transaction failed. Nothing happens when it was committed
@@ -251,8 +259,9 @@ struct Sink {
     writer: Writer,
     hasher: Sha256,
     reservation: Reservation,
-    /// In bytes: what was taken.
+    /// In bytes: what was taken, and what is to come in all where the caller said so.
     size: u64,
+    declared: Option<u64>,
 }
 
 /// Moves all bytes of `source` into the sink and finishes it.
@@ -315,11 +324,23 @@ where
 
 async fn absorb(sink: &mut Sink, batch: Vec<Bytes>) -> (&mut Sink, Result<()>) {
     sink.size += length(&batch);
+    if let Some(declared) = sink.declared.filter(|declared| sink.size > *declared) {
+        let detail = format!("{declared} bytes were declared and more came");
+        return (sink, Err(Error::invalid("/size", detail)));
+    }
     if let Err(error) = sink.reservation.cover(sink.size).await {
         return (sink, Err(error));
     }
     let hashing = hash(std::mem::take(&mut sink.hasher), batch.clone());
-    let (hasher, written) = tokio::join!(hashing, sink.writer.write(batch));
+    let last = sink.declared == Some(sink.size);
+    let writing = async {
+        if last {
+            sink.writer.finish_with(batch).await
+        } else {
+            sink.writer.write(batch).await
+        }
+    };
+    let (hasher, written) = tokio::join!(hashing, writing);
     let outcome = match hasher {
         Ok(hasher) => {
             sink.hasher = hasher;

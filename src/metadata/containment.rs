@@ -47,14 +47,12 @@ fn push_value(query: &mut QueryBuilder<Sqlite>, wanted: &Value, depth: usize) {
             query.push_bind(text.clone());
         }
         Value::Number(number) => {
+            // As text, for SQLite to read it as it reads what is stored: bound as a float, some would
+            // differ in the last bit. An integer past 63 bits it reads as a float too.
             query.push(format_args!(
-                " AND {row}.type IN ('integer', 'real') AND {row}.atom = "
+                " AND {row}.type IN ('integer', 'real') AND {row}.atom = json_extract("
             ));
-            match number.as_i64() {
-                Some(integer) => query.push_bind(integer),
-                // SQLite reads what exceeds its integers as a float too.
-                None => query.push_bind(number.as_f64().unwrap_or(f64::INFINITY)),
-            };
+            query.push_bind(number.to_string()).push(", '$')");
         }
         Value::Object(members) => {
             query.push(is("object"));

@@ -16,6 +16,9 @@ pub(super) trait Dialect: Database {
     /// The end of `CAST(… AS`, for text that is compared by its bytes.
     const TEXT_BY_BYTES: &'static str;
 
+    /// Behind a table's name: to read by this index.
+    fn by_index(index: &str) -> String;
+
     /// Where the first slash of a text is, in characters from 1; 0 when it has none.
     fn slash_in(text: &str) -> String;
 
@@ -25,6 +28,11 @@ pub(super) trait Dialect: Database {
 
 impl Dialect for Postgres {
     const TEXT_BY_BYTES: &'static str = "TEXT) COLLATE \"C\"";
+
+    /// Its statistics tell it.
+    fn by_index(_index: &str) -> String {
+        String::new()
+    }
 
     fn slash_in(text: &str) -> String {
         format!("strpos({text}, '/')")
@@ -40,6 +48,11 @@ impl Dialect for Postgres {
 
 impl Dialect for Sqlite {
     const TEXT_BY_BYTES: &'static str = "TEXT)";
+
+    /// It has none of values.
+    fn by_index(index: &str) -> String {
+        format!(" INDEXED BY {index}")
+    }
 
     fn slash_in(text: &str) -> String {
         format!("instr({text}, '/')")

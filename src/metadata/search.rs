@@ -11,6 +11,8 @@ use super::Conn;
 use super::dialect::Dialect;
 use super::files::{self, File, Metadata};
 
+mod access;
+
 /// What a list is sorted by; the id decides between equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortBy {
@@ -156,8 +158,12 @@ struct EntryRow {
 impl Conn<'_> {
     /// One page, in the order asked for.
     pub async fn file_list(&mut self, filter: &Filter, page: &Page) -> Result<Vec<File>> {
+        let index = match self {
+            Self::Sqlite(c) => access::index(c, filter, page).await?,
+            Self::Postgres(_) => None,
+        };
         let rows: Vec<files::Row> = on!(self, |c| {
-            list_query(filter, page)
+            list_query(filter, page, index)
                 .build_query_as()
                 // With filters, the best plan depends on their values: it is made anew.
                 .persistent(filter.is_plain())
@@ -200,7 +206,11 @@ impl Conn<'_> {
     }
 }
 
-fn list_query<DB>(filter: &Filter, page: &Page) -> QueryBuilder<DB>
+fn list_query<DB>(
+    filter: &Filter,
+    page: &Page,
+    index: Option<&'static str>,
+) -> QueryBuilder<DB>
 where
     DB: Dialect,
     for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
@@ -218,7 +228,11 @@ where
     };
     let (beyond, direction) = order(page.sort.descending);
     let mut query = QueryBuilder::new(concat!("SELECT ", files::columns!("f."), " FROM files f"));
-    push_conditions(&mut query, filter);
+    if let Some(index) = index {
+        query.push(DB::by_index(index));
+    }
+    let (filter, names) = behind_start(filter, page);
+    push_conditions(&mut query, &filter, names);
     if let Some(After { key, id }) = &page.after {
         query.push(format_args!(" AND (f.{column}, f.id) {beyond} ("));
         match key {
@@ -254,13 +268,22 @@ where
 {
     const NO_ID: FileId = FileId::from_uuid(Uuid::nil());
     let prefix = filter.prefix.as_deref().unwrap_or_default();
+    let first = if descending {
+        after_prefix(prefix).unwrap_or_else(last_name)
+    } else {
+        prefix.to_owned()
+    };
     let (bound, bound_id) = match after {
         Some(After {
             key: SortKey::Name(name),
             id,
-        }) => (name.clone(), *id),
-        _ if descending => (after_prefix(prefix).unwrap_or_else(last_name), NO_ID),
-        _ => (prefix.to_owned(), NO_ID),
+        }) if (*name < first) == descending => (name.clone(), *id),
+        _ => (first, NO_ID),
+    };
+    // The walk begins at one end, and moves away from it.
+    let names = Ends {
+        lower: descending,
+        upper: !descending,
     };
     let (beyond, direction) = order(descending);
     let text = DB::TEXT_BY_BYTES;
@@ -294,7 +317,8 @@ where
         " ELSE f.id END
          FROM walk JOIN files f ON f.id = (SELECT f.id FROM files f",
     );
-    push_conditions(&mut query, filter);
+    query.push(DB::by_index(access::index_of_names(filter)));
+    push_conditions(&mut query, filter, names);
     query.push(format_args!(
         " AND (f.name, f.id) {beyond} (walk.bound, walk.bound_id)
           ORDER BY f.name {direction}, f.id {direction} LIMIT 1) WHERE walk.step < "
@@ -308,8 +332,55 @@ where
     query
 }
 
-/// ` WHERE …`, of the table called `f`.
-fn push_conditions<DB>(query: &mut QueryBuilder<DB>, filter: &Filter)
+/// The ends of a range that are to be compared with.
+#[derive(Clone, Copy)]
+struct Ends {
+    lower: bool,
+    upper: bool,
+}
+
+impl Ends {
+    const BOTH: Self = Self {
+        lower: true,
+        upper: true,
+    };
+}
+
+/// What is left to ask of files behind the start of a page, and of their names: without the bounds
+/// that all of them keep to. SQLite would begin to read at such a bound, not at the start of the page.
+fn behind_start(filter: &Filter, page: &Page) -> (Filter, Ends) {
+    let mut left = filter.clone();
+    let mut names = Ends::BOTH;
+    let Some(After { key, .. }) = &page.after else {
+        return (left, names);
+    };
+    match (key, page.sort.by, page.sort.descending) {
+        (SortKey::Time(at), SortBy::CreatedAt, false) => {
+            left.created_after = left.created_after.filter(|first| at < first);
+        }
+        (SortKey::Time(at), SortBy::CreatedAt, true) => {
+            left.created_before = left.created_before.filter(|end| at >= end);
+        }
+        (SortKey::Size(size), SortBy::Size, false) => {
+            left.min_size = left.min_size.filter(|min| size < min);
+        }
+        (SortKey::Size(size), SortBy::Size, true) => {
+            left.max_size = left.max_size.filter(|max| size > max);
+        }
+        (SortKey::Name(name), SortBy::Name, false) => {
+            names.lower = left.prefix.as_ref().is_some_and(|prefix| name < prefix);
+        }
+        (SortKey::Name(name), SortBy::Name, true) => {
+            let end = left.prefix.as_deref().and_then(after_prefix);
+            names.upper = end.is_some_and(|end| *name >= end);
+        }
+        _ => {}
+    }
+    (left, names)
+}
+
+/// ` WHERE …`, of the table called `f`. `names`: the ends of the range that the prefix makes.
+fn push_conditions<DB>(query: &mut QueryBuilder<DB>, filter: &Filter, names: Ends)
 where
     DB: Dialect,
     for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
@@ -328,7 +399,7 @@ where
     query.push(" AND (f.expires_at IS NULL OR f.expires_at > ");
     query.push_bind(filter.now).push(")");
     if let Some(prefix) = filter.prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
-        push_beginning(query, "f.name", prefix);
+        push_beginning(query, "f.name", prefix, names);
     }
     if let Some(name) = &filter.name {
         query.push(" AND f.name = ").push_bind(name.clone());
@@ -340,7 +411,7 @@ where
             query.push_bind(content_type.clone());
         }
         Some(ContentTypes::Kind(kind)) => {
-            push_beginning(query, "f.content_type", &format!("{kind}/"));
+            push_beginning(query, "f.content_type", &format!("{kind}/"), Ends::BOTH);
         }
     }
     if let Some(size) = filter.min_size {
@@ -364,13 +435,19 @@ where
     }
 }
 
-fn push_beginning<DB: Database>(query: &mut QueryBuilder<DB>, column: &str, prefix: &str)
-where
+fn push_beginning<DB: Database>(
+    query: &mut QueryBuilder<DB>,
+    column: &str,
+    prefix: &str,
+    ends: Ends,
+) where
     for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
 {
-    query.push(format_args!(" AND {column} >= "));
-    query.push_bind(prefix.to_owned());
-    if let Some(end) = after_prefix(prefix) {
+    if ends.lower {
+        query.push(format_args!(" AND {column} >= "));
+        query.push_bind(prefix.to_owned());
+    }
+    if let Some(end) = after_prefix(prefix).filter(|_| ends.upper) {
         query.push(format_args!(" AND {column} < ")).push_bind(end);
     }
 }
@@ -411,14 +488,4 @@ fn last_name() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::after_prefix;
-
-    #[test]
-    fn the_end_of_a_prefix_sorts_behind_all_that_begins_with_it() {
-        assert_eq!(after_prefix("a/"), Some("a0".to_owned()));
-        assert_eq!(after_prefix("a\u{10ffff}"), Some("b".to_owned()));
-        assert_eq!(after_prefix("\u{d7ff}"), Some("\u{e000}".to_owned()));
-        assert_eq!(after_prefix("\u{10ffff}"), None);
-    }
-}
+mod tests;

@@ -22,6 +22,9 @@ use super::{Conn, Settings};
 const QUEUE: usize = 1024;
 const GROUP: usize = 256;
 
+/// Rows that a statement may be ahead of who reads them: a page and one.
+const ROWS: usize = 1001;
+
 /// Readers beyond this only wait for each other's cores.
 const MOST_READERS: u32 = 16;
 
@@ -42,6 +45,8 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(settings.timeout)
+            // Rows cross to another thread: a page of them should not wait for each other's turn.
+            .row_buffer_size(ROWS)
             .create_if_missing(settings.migrate)
             .disable_statement_logging();
         let mut conn = options.clone().connect().await.map_err(|error| {
@@ -234,13 +239,21 @@ async fn transact(
             return Ok(false);
         }
     } else {
+        // Each statement is a hop to sqlx's thread and back: the end of one savepoint and the start
+        // of the next go together.
+        let mut between = "SAVEPOINT write";
         for job in group {
-            sqlx::query("SAVEPOINT write").execute(&mut *conn).await?;
             // Either fails when the transaction was lost meanwhile, and with it the whole group.
-            if !job.run(conn).await {
-                sqlx::query("ROLLBACK TO write").execute(&mut *conn).await?;
-            }
-            sqlx::query("RELEASE write").execute(&mut *conn).await?;
+            sqlx::raw_sql(between).execute(&mut *conn).await?;
+            between = if job.run(conn).await {
+                "RELEASE write; SAVEPOINT write"
+            } else {
+                "ROLLBACK TO write; RELEASE write; SAVEPOINT write"
+            };
+        }
+        // What is left of the last one ends with the transaction, or is undone first.
+        if between.starts_with("ROLLBACK") {
+            sqlx::query("ROLLBACK TO write").execute(&mut *conn).await?;
         }
     }
     sqlx::query("COMMIT").execute(conn).await?;

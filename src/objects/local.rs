@@ -289,7 +289,12 @@ impl Writer {
     }
 
     pub(super) async fn finish(&mut self) -> Result<()> {
-        if let Progress::Finished = self.progress {
+        self.finish_with(Vec::new()).await
+    }
+
+    /// Writes the last bytes and finishes, in one hop to the blocking pool.
+    pub(super) async fn finish_with(&mut self, chunks: Vec<Bytes>) -> Result<()> {
+        if matches!(self.progress, Progress::Finished) && chunks.is_empty() {
             return Ok(());
         }
         let file = self.take_file()?;
@@ -299,6 +304,7 @@ impl Writer {
         let lease = self.lease.clone();
         self.run(move || {
             let file = open_once(file, &temporary, &lease)?;
+            write_all(&file, &chunks).map_err(storage_error)?;
             if store.fsync {
                 file.sync_all().map_err(storage_error)?;
             }

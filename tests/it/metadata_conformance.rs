@@ -55,11 +55,16 @@ macro_rules! conformance {
     };
 }
 
+mod containment;
 mod files;
+mod folders;
+mod lists;
 mod objects;
 mod opening;
 mod others;
+mod search;
 mod times;
+mod versions;
 mod writes;
 
 struct Fixture {
@@ -190,6 +195,19 @@ impl Fixture {
         change!(self.metadata, file.clone(), |tx, file| tx.file_insert(file))
             .await
             .unwrap();
+    }
+
+    /// In one transaction.
+    async fn insert_all(&self, files: &[File]) {
+        let inserted = self.metadata.write(files.to_vec(), |tx, files| {
+            futures::FutureExt::boxed(async move {
+                for file in files {
+                    tx.file_insert(file).await?;
+                }
+                Ok(())
+            })
+        });
+        inserted.await.unwrap();
     }
 
     async fn get(&self, id: FileId) -> Option<File> {

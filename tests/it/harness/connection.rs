@@ -24,6 +24,14 @@ impl Raw {
         }
     }
 
+    /// The rest of an exchange that was begun elsewhere.
+    pub fn over(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            received: Vec::new(),
+        }
+    }
+
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         patiently(self.stream.write_all(bytes.as_ref()))
             .await

@@ -1,0 +1,226 @@
+//! How SQLite goes about a list: what is found is tested over both databases, in tests/it.
+
+use sqlx::sqlite::SqlitePoolOptions;
+use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqlitePool};
+
+use super::*;
+use crate::metadata::SQLITE_MIGRATIONS;
+
+#[test]
+fn the_end_of_a_prefix_sorts_behind_all_that_begins_with_it() {
+    assert_eq!(after_prefix("a/"), Some("a0".to_owned()));
+    assert_eq!(after_prefix("a\u{10ffff}"), Some("b".to_owned()));
+    assert_eq!(after_prefix("\u{d7ff}"), Some("\u{e000}".to_owned()));
+    assert_eq!(after_prefix("\u{10ffff}"), None);
+}
+
+async fn database() -> SqlitePool {
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect("sqlite::memory:")
+        .await
+        .unwrap();
+    SQLITE_MIGRATIONS.run(&pool).await.unwrap();
+    pool
+}
+
+/// The steps that look for files, but not for one by its id.
+async fn plan(database: &SqlitePool, query: QueryBuilder<Sqlite>) -> Vec<String> {
+    let sql = format!("EXPLAIN QUERY PLAN {}", query.sql().as_str());
+    let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(AssertSqlSafe(sql))
+        .fetch_all(database)
+        .await
+        .unwrap();
+    steps
+        .into_iter()
+        .map(|(_, _, _, step)| step)
+        .filter(|step| step.contains(" f ") && !step.contains("(id=?)"))
+        .collect()
+}
+
+/// The query for a page as SQLite is asked it.
+async fn chosen(database: &SqlitePool, filter: &Filter, page: &Page) -> QueryBuilder<Sqlite> {
+    let mut conn = database.acquire().await.unwrap();
+    let index = access::index(&mut conn, filter, page).await.unwrap();
+    list_query(filter, page, index)
+}
+
+fn filter() -> Filter {
+    let mut filter = Filter::new("acme".parse().unwrap(), Timestamp::from_micros(0));
+    filter.prefix = Some("a/".to_owned());
+    filter
+}
+
+fn after(key: SortKey) -> Option<After> {
+    Some(After {
+        key,
+        id: FileId::from_uuid(Uuid::nil()),
+    })
+}
+
+/// From the prefix's end, each step would read all that was passed over before.
+#[tokio::test]
+async fn each_step_through_a_folder_begins_where_the_last_one_ended() {
+    let database = database().await;
+    let name = after(SortKey::Name("a/b".to_owned()));
+    for after in [None, name.as_ref()] {
+        assert_eq!(
+            plan(&database, folder_query(&filter(), false, after, 10)).await,
+            ["SEARCH f USING INDEX files_by_name (tenant=? AND (name,id)>(?,?) AND name<?)"]
+        );
+        assert_eq!(
+            plan(&database, folder_query(&filter(), true, after, 10)).await,
+            ["SEARCH f USING INDEX files_by_name (tenant=? AND name>? AND (name,id)<(?,?))"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_page_begins_where_the_last_one_ended() {
+    let database = database().await;
+    let named = filter();
+    let sized = Filter {
+        prefix: None,
+        min_size: Some(1),
+        max_size: Some(9),
+        ..filter()
+    };
+    let timed = Filter {
+        prefix: None,
+        created_after: Some(Timestamp::from_micros(1)),
+        created_before: Some(Timestamp::from_micros(9)),
+        ..filter()
+    };
+    let name = SortKey::Name("a/b".to_owned());
+    let time = SortKey::Time(Timestamp::from_micros(5));
+    for (filter, by, key, index, column) in [
+        (named, SortBy::Name, name, "files_by_name", "name"),
+        (
+            sized,
+            SortBy::Size,
+            SortKey::Size(5),
+            "files_by_size",
+            "size",
+        ),
+        (
+            timed,
+            SortBy::CreatedAt,
+            time,
+            "files_by_created_at",
+            "created_at",
+        ),
+    ] {
+        for descending in [false, true] {
+            let page = Page {
+                sort: Sort { by, descending },
+                after: after(key.clone()),
+                limit: 10,
+            };
+            let range = if descending {
+                format!("{column}>? AND ({column},id)<(?,?)")
+            } else {
+                format!("({column},id)>(?,?) AND {column}<?")
+            };
+            assert_eq!(
+                plan(&database, chosen(&database, &filter, &page).await).await,
+                [format!(
+                    "SEARCH f USING INDEX {index} (tenant=? AND {range})"
+                )]
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_few_files_are_found_without_reading_all() {
+    let database = database().await;
+    let everything = Filter {
+        prefix: None,
+        ..filter()
+    };
+    let digest = Filter {
+        sha256: Some([1; 32]),
+        ..everything.clone()
+    };
+    let name = Filter {
+        name: Some("a/b".to_owned()),
+        ..everything.clone()
+    };
+    let trashed = Filter {
+        trashed: true,
+        ..name.clone()
+    };
+    for (filter, index, column) in [
+        (digest, "files_by_sha256", "sha256"),
+        (name, "files_by_name", "name"),
+        (trashed, "files_in_trash_by_name", "name"),
+    ] {
+        let wanted = format!("SEARCH f USING INDEX {index} (tenant=? AND {column}=?");
+        for by in [
+            SortBy::CreatedAt,
+            SortBy::UpdatedAt,
+            SortBy::Name,
+            SortBy::Size,
+        ] {
+            for after in [None, after(SortKey::Size(5))] {
+                let sort = Sort {
+                    by,
+                    descending: true,
+                };
+                let page = Page {
+                    sort,
+                    after,
+                    limit: 10,
+                };
+                let steps = plan(&database, chosen(&database, &filter, &page).await).await;
+                assert!(steps[0].starts_with(&wanted), "{steps:?}");
+            }
+        }
+        let steps = plan(&database, folder_query(&filter, false, None, 10)).await;
+        assert!(steps[0].starts_with(&wanted), "{steps:?}");
+    }
+}
+
+/// Either way round a page would take as long as all files do.
+#[tokio::test]
+async fn many_files_are_read_in_their_order_and_few_are_sorted() {
+    let database = database().await;
+    sqlx::raw_sql(
+        "INSERT INTO objects (id, tenant, state, epoch, refs, size, sha256, quiet_at, created_at)
+         VALUES (x'01', 'acme', 'live', 1, 1, 0, x'00', 0, 0);
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+         INSERT INTO files (id, tenant, name, content_type, size, metadata, version, revision,
+                            object_id, created_at, updated_at, created_by)
+         SELECT CAST(printf('%016d', i) AS BLOB), 'acme', 'a', 'image/png', i, '{}', 1, 1, x'01', i, i, 'ann' FROM n",
+    )
+    .execute(&database)
+    .await
+    .unwrap();
+    let all = Filter {
+        prefix: None,
+        ..filter()
+    };
+    let images = Filter {
+        content_type: Some(ContentTypes::Kind("image".to_owned())),
+        ..all.clone()
+    };
+    let large = Filter {
+        min_size: Some(4_000),
+        ..all
+    };
+    let page = Page {
+        sort: Sort {
+            by: SortBy::Name,
+            descending: false,
+        },
+        after: None,
+        limit: 10,
+    };
+    for (filter, index) in [(images, "files_by_name"), (large, "files_by_size")] {
+        let steps = plan(&database, chosen(&database, &filter, &page).await).await;
+        assert!(
+            steps[0].starts_with(&format!("SEARCH f USING INDEX {index} ")),
+            "{steps:?}"
+        );
+    }
+}
