@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(parse("bytes=99-98", 10), Ranges::Whole);
         // Past 64 bits too, and whatever zeros are in front.
         let (max, above) = ("18446744073709551615", "18446744073709551616");
-        let within = |first, last| parse(&format!("bytes={first}-{last}"), 10);
+        let within = |first: &str, last: &str| parse(&format!("bytes={first}-{last}"), 10);
         assert_eq!(within(above, max), Ranges::Whole);
         assert_eq!(within(max, above), Ranges::Unsatisfiable);
         assert_eq!(within(&"9".repeat(40), above), Ranges::Whole);

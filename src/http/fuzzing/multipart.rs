@@ -149,7 +149,7 @@ fn chunks(mut body: &[u8], seed: u8) -> Vec<Bytes> {
         state ^= state >> 7;
         state ^= state << 17;
         // A large body in small pieces takes long and shows no more.
-        let least = body.len() / 512;
+        let least = body.len() / 64;
         let size = match seed {
             0 => CHUNK,
             _ => least + (state as usize >> 8) % (1 << (state % 17)),
