@@ -6,6 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Map, Value};
 
 use super::claims::Claims;
 
@@ -88,7 +89,34 @@ pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
     }
 }
 
+/// Of a part that is a JSON object in UTF-8 (RFC 7515, section 5.2), what is wanted. All of it is read
+/// first: serde takes a list for a struct, and looks for no text in what it passes over.
 fn part<T: DeserializeOwned>(text: &str) -> Option<T> {
     let json = URL_SAFE_NO_PAD.decode(text).ok()?;
+    serde_json::from_slice::<Map<String, Value>>(&json).ok()?;
     serde_json::from_slice(&json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_an_object_in_utf_8() {
+        let parse = |header: &[u8]| {
+            let text = format!("{}.e30.x", URL_SAFE_NO_PAD.encode(header));
+            Token::parse(&text).is_some()
+        };
+        assert!(parse(br#"{"alg":"HS256","typ":"JWT","kid":null}"#));
+        for bad in [
+            &b"{\"alg\":\"HS256\",\"typ\":\"\x9f\"}"[..],
+            br#"["HS256",null,null]"#,
+            br#"{"alg":"HS256","typ":1e999}"#,
+            br#"{"alg":"HS256"}x"#,
+            br#""HS256""#,
+            b"",
+        ] {
+            assert!(!parse(bad), "{}", String::from_utf8_lossy(bad));
+        }
+    }
 }

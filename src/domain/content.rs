@@ -180,6 +180,13 @@ impl Domain {
         }
     }
 
+    /// Gives an object up of which nothing was written.
+    pub(super) async fn intended_abandon(&self, intended: Intended) {
+        drop(intended.keeper);
+        self.content_abandon(intended.id, intended.tenant, intended.claimed, true)
+            .await;
+    }
+
     /// Gives a written object up whose transaction failed. Nothing happens when it was committed
     /// after all: the row decides.
     pub(super) async fn written_abandon(&self, written: Written) {

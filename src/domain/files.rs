@@ -142,27 +142,15 @@ impl Domain {
         self.file_check(&new)?;
         let once = once.map(|once| (once.key(caller), once));
         let name = new.name.as_deref().unwrap_or(UNNAMED);
-        let mut sniffed = None;
-        let mut source = Some(source);
-        let (intended, source, content_type) = loop {
+        let intended = loop {
             let mut claim = None;
             if let Some((key, once)) = &once {
                 let abandoned = match self.once_look(once, key).await? {
                     Key::Free => None,
                     Key::Abandoned(since) => Some(since),
-                    Key::Done(done) => {
-                        return match (source, sniffed) {
-                            (Some(source), _) => self.once_replay(&done, source).await,
-                            (None, Some((source, _))) => self.once_replay(&done, source).await,
-                            (None, None) => Err(Error::internal("a body was lost")),
-                        };
-                    }
+                    Key::Done(done) => return self.once_replay(&done, source).await,
                 };
                 claim = Some((key.clone(), once.fingerprint, abandoned));
-            }
-            if let Some(source) = source.take() {
-                let declared = new.content_type.clone();
-                sniffed = Some(self.sniffed(declared, name, source, sniff).await?);
             }
             let planned = Planned {
                 tenant: &caller.tenant,
@@ -170,10 +158,16 @@ impl Domain {
                 files: 1,
                 claim,
             };
-            if let Some(intended) = self.content_intend(planned).await?
-                && let Some((source, content_type)) = sniffed
-            {
-                break (intended, source, content_type);
+            if let Some(intended) = self.content_intend(planned).await? {
+                break intended;
+            }
+        };
+        let sniffed = self.sniffed(new.content_type, name, source, sniff).await;
+        let (source, content_type) = match sniffed {
+            Ok(sniffed) => sniffed,
+            Err(error) => {
+                self.intended_abandon(intended).await;
+                return Err(error);
             }
         };
         let written = self.content_write(intended, source).await?;

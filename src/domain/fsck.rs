@@ -345,7 +345,7 @@ impl Domain {
                 .conn()
                 .file_broken_page(after, PAGE)
                 .await?;
-            let Some((last, _)) = page.last() else {
+            let Some(last) = page.last() else {
                 return Ok(());
             };
             after = Some(*last);

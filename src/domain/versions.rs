@@ -111,9 +111,6 @@ impl Domain {
             size: new.size,
             ..NewFile::default()
         })?;
-        let (source, content_type) = self
-            .sniffed(new.content_type, &file.name, source, sniff)
-            .await?;
         let planned = Planned {
             tenant: &caller.tenant,
             declared: new.size,
@@ -124,6 +121,16 @@ impl Domain {
             .content_intend(planned)
             .await?
             .ok_or_else(|| Error::internal("a request without a key lost it"))?;
+        let sniffed = self
+            .sniffed(new.content_type, &file.name, source, sniff)
+            .await;
+        let (source, content_type) = match sniffed {
+            Ok(sniffed) => sniffed,
+            Err(error) => {
+                self.intended_abandon(intended).await;
+                return Err(error);
+            }
+        };
         let written = self.content_write(intended, source).await?;
         if let Err(error) = matches_declared(new.size, new.sha256, &written) {
             self.written_abandon(written).await;

@@ -23,6 +23,7 @@ use super::extract::{PathId, PathVersion, Query};
 use super::files::precondition_failed;
 use super::guard::Who;
 use super::range::{self, Multipart, Ranges};
+use super::types;
 
 /// What a content is known by.
 pub(super) fn content_tag(content: &Content) -> String {
@@ -44,13 +45,13 @@ pub(super) fn content_tag(content: &Content) -> String {
         ("If-Modified-Since" = Option<String>, Header, description = "A date"),
     ),
     responses(
-        (status = 200, description = "All bytes", content_type = "application/octet-stream", body = Vec<u8>,
+        (status = 200, description = "All bytes", content_type = "*/*", body = types::Bytes,
             headers(
                 ("ETag" = String, description = "Changes with the content"),
                 ("Repr-Digest" = String, description = "The SHA-256 of all bytes (RFC 9530)"),
             )),
         (status = 206, description = "The bytes asked for; several ranges as `multipart/byteranges`",
-            content_type = "application/octet-stream", body = Vec<u8>),
+            content_type = "*/*", body = types::Bytes),
         (status = 304, description = "The content is still as the request's conditions say"),
         (status = 307, description = "The content is at `Location`"),
     ),
@@ -102,8 +103,8 @@ pub(super) async fn head(
         ("If-None-Match" = Option<String>, Header, description = "ETags"),
     ),
     responses(
-        (status = 200, description = "All bytes", content_type = "application/octet-stream", body = Vec<u8>),
-        (status = 206, description = "The bytes asked for", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 200, description = "All bytes", content_type = "*/*", body = types::Bytes),
+        (status = 206, description = "The bytes asked for", content_type = "*/*", body = types::Bytes),
         (status = 304, description = "The content is still as the request's conditions say"),
         (status = 307, description = "The content is at `Location`"),
     ),

@@ -146,11 +146,11 @@ pub(super) async fn copy(
     Query::read(request.uri(), &[])?;
     let (head, body) = request.into_parts();
     let body = extract::json_bytes(&app, &head.headers, body, &["application/json"]).await?;
-    let copy = if body.is_empty() {
-        types::FileCopy::default()
-    } else {
-        extract::json_object(&body)?
+    let copy: Option<types::FileCopy> = match body.as_slice() {
+        [] => None,
+        body => extract::json_object(body)?,
     };
+    let copy = copy.unwrap_or_default();
     let once = once::read(&head, "copyFile", &[&body])?;
     let copy = FileCopy {
         name: copy.name,

@@ -102,17 +102,17 @@ fn parse_spec(spec: &str, size: u64) -> Option<Spec> {
         let length = digits(last)?;
         size.saturating_sub(length)..size
     } else {
-        let first = digits(first)?;
+        let start = digits(first)?;
         let end = if last.is_empty() {
             size
         } else {
-            let last = digits(last)?;
-            if last < first {
+            let end = digits(last)?.saturating_add(1).min(size);
+            if is_less(last, first) {
                 return None;
             }
-            last.saturating_add(1).min(size)
+            end
         };
-        first..end
+        start..end
     };
     Some(if range.is_empty() {
         Spec::Unsatisfiable
@@ -127,6 +127,12 @@ fn digits(text: &str) -> Option<u64> {
         return None;
     }
     Some(text.parse().unwrap_or(u64::MAX))
+}
+
+/// Compares numbers of any length.
+fn is_less(a: &str, b: &str) -> bool {
+    let (a, b) = (a.trim_start_matches('0'), b.trim_start_matches('0'));
+    (a.len(), a) < (b.len(), b)
 }
 
 fn wasteful(ranges: &[Range<u64>]) -> bool {
@@ -295,6 +301,14 @@ mod tests {
         assert_eq!(parse("bytes=5-4", 10), Ranges::Whole);
         assert_eq!(parse("bytes=0-1,5-4", 10), Ranges::Whole);
         assert_eq!(parse("bytes=99-98", 10), Ranges::Whole);
+        // Past 64 bits too, and whatever zeros are in front.
+        let (max, above) = ("18446744073709551615", "18446744073709551616");
+        let within = |first: &str, last: &str| parse(&format!("bytes={first}-{last}"), 10);
+        assert_eq!(within(above, max), Ranges::Whole);
+        assert_eq!(within(max, above), Ranges::Unsatisfiable);
+        assert_eq!(within(&"9".repeat(40), above), Ranges::Whole);
+        assert_eq!(within(above, "0000000000000000000001"), Ranges::Whole);
+        assert_eq!(within("0000000000000000000001", "3"), Ranges::One(1..4));
     }
 
     #[test]

@@ -51,7 +51,7 @@ const ROUTE: &str = "uploadFile";
         ("Idempotency-Key" = Option<String>, Header, description = "The caller's own: an equal request within 24 hours is answered as this one was"),
     ),
     request_body(content(
-        (Vec<u8> = "application/octet-stream"),
+        (types::Bytes = "application/octet-stream"),
         (types::UploadForm = "multipart/form-data"),
     ), description = "The bytes. With no `Content-Type`, or `application/octet-stream`, the first of them decide the file's."),
     responses((status = 201, description = "The file is stored", body = types::File,
@@ -97,7 +97,7 @@ pub(super) async fn upload(
         ("If-Match" = Option<String>, Header, description = "The ETag of the content that is to be replaced"),
     ),
     request_body(content(
-        (Vec<u8> = "application/octet-stream"),
+        (types::Bytes = "application/octet-stream"),
     ), description = "The bytes. With no `Content-Type`, or `application/octet-stream`, the first of them decide the file's."),
     responses((status = 200, description = "The file as it is now", body = types::File,
         headers(("ETag" = String, description = "The content's")))),

@@ -16,7 +16,7 @@ pub(super) trait Dialect: Database {
     /// The end of `CAST(… AS`, for text that is compared by its bytes.
     const TEXT_BY_BYTES: &'static str;
 
-    /// Behind a table's name: to look rows up by this index, which finds a few of them.
+    /// Behind a table's name: to read by this index.
     fn by_index(index: &str) -> String;
 
     /// Where the first slash of a text is, in characters from 1; 0 when it has none.
@@ -49,8 +49,7 @@ impl Dialect for Postgres {
 impl Dialect for Sqlite {
     const TEXT_BY_BYTES: &'static str = "TEXT)";
 
-    /// It has no statistics, and takes a tenant's files for so few that it would rather read them all
-    /// than sort what another index finds.
+    /// It has none of values.
     fn by_index(index: &str) -> String {
         format!(" INDEXED BY {index}")
     }

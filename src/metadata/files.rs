@@ -237,26 +237,29 @@ impl Conn<'_> {
         }))
     }
 
-    /// Files behind `after` in id order whose object, or that of one of their versions, is not live,
-    /// is missing, or differs in size or checksum.
+    /// Files whose object, or that of one of their versions, is not live, is missing, or differs in
+    /// size or checksum; each with that object. Those behind `after`, in the order of both ids.
     pub async fn file_broken_page(
         &mut self,
-        after: Option<FileId>,
+        after: Option<(FileId, ObjectId)>,
         limit: u32,
     ) -> Result<Vec<(FileId, ObjectId)>> {
-        let after = after.unwrap_or(FileId::from_uuid(uuid::Uuid::nil()));
+        const NIL: uuid::Uuid = uuid::Uuid::nil();
+        let (file, object) = after.unwrap_or((FileId::from_uuid(NIL), ObjectId::from_uuid(NIL)));
         Ok(on!(self, |c| {
             sqlx::query_as(
-                "SELECT f.id, f.object_id
-                 FROM (SELECT id, tenant, object_id, size, sha256 FROM files WHERE id > $1
+                "SELECT DISTINCT f.id, f.object_id
+                 FROM (SELECT id, tenant, object_id, size, sha256 FROM files WHERE id >= $1
                        UNION ALL
-                       SELECT file_id, tenant, object_id, size, sha256 FROM versions WHERE file_id > $1) f
+                       SELECT file_id, tenant, object_id, size, sha256 FROM versions WHERE file_id >= $1) f
                  LEFT JOIN objects o ON o.id = f.object_id
-                 WHERE o.id IS NULL OR o.state <> 'live' OR o.tenant <> f.tenant OR o.size <> f.size
-                    OR (f.sha256 IS NOT NULL AND o.sha256 <> f.sha256)
-                 ORDER BY f.id LIMIT $2",
+                 WHERE (f.id, f.object_id) > ($1, $2)
+                   AND (o.id IS NULL OR o.state <> 'live' OR o.tenant <> f.tenant OR o.size <> f.size
+                        OR (f.sha256 IS NOT NULL AND o.sha256 <> f.sha256))
+                 ORDER BY f.id, f.object_id LIMIT $3",
             )
-            .bind(after)
+            .bind(file)
+            .bind(object)
             .bind(i64::from(limit))
             .fetch_all(c)
             .await?

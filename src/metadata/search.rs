@@ -11,6 +11,8 @@ use super::Conn;
 use super::dialect::Dialect;
 use super::files::{self, File, Metadata};
 
+mod access;
+
 /// What a list is sorted by; the id decides between equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortBy {
@@ -156,8 +158,12 @@ struct EntryRow {
 impl Conn<'_> {
     /// One page, in the order asked for.
     pub async fn file_list(&mut self, filter: &Filter, page: &Page) -> Result<Vec<File>> {
+        let index = match self {
+            Self::Sqlite(c) => access::index(c, filter, page).await?,
+            Self::Postgres(_) => None,
+        };
         let rows: Vec<files::Row> = on!(self, |c| {
-            list_query(filter, page)
+            list_query(filter, page, index)
                 .build_query_as()
                 // With filters, the best plan depends on their values: it is made anew.
                 .persistent(filter.is_plain())
@@ -200,7 +206,7 @@ impl Conn<'_> {
     }
 }
 
-fn list_query<DB>(filter: &Filter, page: &Page) -> QueryBuilder<DB>
+fn list_query<DB>(filter: &Filter, page: &Page, index: Option<&'static str>) -> QueryBuilder<DB>
 where
     DB: Dialect,
     for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
@@ -218,7 +224,9 @@ where
     };
     let (beyond, direction) = order(page.sort.descending);
     let mut query = QueryBuilder::new(concat!("SELECT ", files::columns!("f."), " FROM files f"));
-    push_index(&mut query, filter);
+    if let Some(index) = index {
+        query.push(DB::by_index(index));
+    }
     let (filter, names) = behind_start(filter, page);
     push_conditions(&mut query, &filter, names);
     if let Some(After { key, id }) = &page.after {
@@ -305,7 +313,7 @@ where
         " ELSE f.id END
          FROM walk JOIN files f ON f.id = (SELECT f.id FROM files f",
     );
-    push_index(&mut query, filter);
+    query.push(DB::by_index(access::index_of_names(filter)));
     push_conditions(&mut query, filter, names);
     query.push(format_args!(
         " AND (f.name, f.id) {beyond} (walk.bound, walk.bound_id)
@@ -318,23 +326,6 @@ where
         " FROM walk JOIN files f ON f.id = walk.id ORDER BY walk.step"
     ));
     query
-}
-
-/// The index for a filter that leaves a few files of all.
-fn push_index<DB: Dialect>(query: &mut QueryBuilder<DB>, filter: &Filter) {
-    let index = match filter {
-        Filter {
-            sha256: Some(_), ..
-        } => "files_by_sha256",
-        Filter {
-            name: Some(_),
-            trashed: false,
-            ..
-        } => "files_by_name",
-        Filter { name: Some(_), .. } => "files_in_trash_by_name",
-        _ => return,
-    };
-    query.push(DB::by_index(index));
 }
 
 /// The ends of a range that are to be compared with.

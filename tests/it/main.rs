@@ -15,5 +15,6 @@ mod metadata_conformance;
 mod objects_conformance;
 mod objects_s3_faults;
 mod operations;
+mod quotas;
 mod search;
 mod versions;

@@ -64,6 +64,7 @@ mod opening;
 mod others;
 mod search;
 mod times;
+mod versions;
 mod writes;
 
 struct Fixture {

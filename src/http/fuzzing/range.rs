@@ -33,7 +33,7 @@ pub fn range(mut input: &[u8]) {
         Ranges::One(one) => vec![one],
         Ranges::Many(many) => many,
     };
-    let bytes: u128 = ranges.iter().map(|range| length(range)).sum();
+    let bytes: u128 = ranges.iter().map(length).sum();
     assert!(bytes <= 2 * u128::from(size), "{ranges:?} of {size}");
     let layout = Multipart::new(&ranges, size, "text/plain", "boundary");
     let heads: usize = layout.parts.iter().map(|part| part.head.len()).sum();
@@ -116,11 +116,12 @@ fn selected(spec: &str, size: u64) -> Option<Range<u64>> {
         ("", last) => (size.saturating_sub(number(last)?), size),
         (first, "") => (number(first)?, size),
         (first, last) => {
-            let (first, last) = (number(first)?, number(last)?);
-            if last < first {
+            let (from, to) = (number(first)?, number(last)?);
+            let width = first.len().max(last.len());
+            if format!("{last:0>width$}") < format!("{first:0>width$}") {
                 return None;
             }
-            (first, last + 1)
+            (from, to + 1)
         }
     };
     let narrow = |at: u128| u64::try_from(at.min(size)).expect("it is at most the size");

@@ -38,6 +38,13 @@ async fn plan(database: &SqlitePool, query: QueryBuilder<Sqlite>) -> Vec<String>
         .collect()
 }
 
+/// The query for a page as SQLite is asked it.
+async fn chosen(database: &SqlitePool, filter: &Filter, page: &Page) -> QueryBuilder<Sqlite> {
+    let mut conn = database.acquire().await.unwrap();
+    let index = access::index(&mut conn, filter, page).await.unwrap();
+    list_query(filter, page, index)
+}
+
 fn filter() -> Filter {
     let mut filter = Filter::new("acme".parse().unwrap(), Timestamp::from_micros(0));
     filter.prefix = Some("a/".to_owned());
@@ -115,7 +122,7 @@ async fn a_page_begins_where_the_last_one_ended() {
                 format!("({column},id)>(?,?) AND {column}<?")
             };
             assert_eq!(
-                plan(&database, list_query(&filter, &page)).await,
+                plan(&database, chosen(&database, &filter, &page).await).await,
                 [format!(
                     "SEARCH f USING INDEX {index} (tenant=? AND {range})"
                 )]
@@ -165,11 +172,55 @@ async fn a_few_files_are_found_without_reading_all() {
                     after,
                     limit: 10,
                 };
-                let steps = plan(&database, list_query(&filter, &page)).await;
+                let steps = plan(&database, chosen(&database, &filter, &page).await).await;
                 assert!(steps[0].starts_with(&wanted), "{steps:?}");
             }
         }
         let steps = plan(&database, folder_query(&filter, false, None, 10)).await;
         assert!(steps[0].starts_with(&wanted), "{steps:?}");
+    }
+}
+
+/// Either way round a page would take as long as all files do.
+#[tokio::test]
+async fn many_files_are_read_in_their_order_and_few_are_sorted() {
+    let database = database().await;
+    sqlx::raw_sql(
+        "INSERT INTO objects (id, tenant, state, epoch, refs, size, sha256, quiet_at, created_at)
+         VALUES (x'01', 'acme', 'live', 1, 1, 0, x'00', 0, 0);
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+         INSERT INTO files (id, tenant, name, content_type, size, metadata, version, revision,
+                            object_id, created_at, updated_at, created_by)
+         SELECT CAST(printf('%016d', i) AS BLOB), 'acme', 'a', 'image/png', i, '{}', 1, 1, x'01', i, i, 'ann' FROM n",
+    )
+    .execute(&database)
+    .await
+    .unwrap();
+    let all = Filter {
+        prefix: None,
+        ..filter()
+    };
+    let images = Filter {
+        content_type: Some(ContentTypes::Kind("image".to_owned())),
+        ..all.clone()
+    };
+    let large = Filter {
+        min_size: Some(4_000),
+        ..all
+    };
+    let page = Page {
+        sort: Sort {
+            by: SortBy::Name,
+            descending: false,
+        },
+        after: None,
+        limit: 10,
+    };
+    for (filter, index) in [(images, "files_by_name"), (large, "files_by_size")] {
+        let steps = plan(&database, chosen(&database, &filter, &page).await).await;
+        assert!(
+            steps[0].starts_with(&format!("SEARCH f USING INDEX {index} ")),
+            "{steps:?}"
+        );
     }
 }

@@ -153,7 +153,8 @@ async fn invalid_bodies_are_refused(service: &Service) {
     let answer = send(request.body("{}")).await;
     answer.problem(415, "unsupported-media-type");
     let large = json!({"metadata": {"k": "x".repeat(4 << 20)}});
-    let answer = copy(&client, &file, Some(large)).await;
+    // By a client of its own: a connection on which more was sent than was read is closed.
+    let answer = copy(&service.client("acme"), &file, Some(large)).await;
     answer.problem(413, "payload-too-large");
     let request = client.post(&format!("{to}?nonsense=1"));
     send(request).await.invalid(&["/nonsense"]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{events, path, shown};
-use crate::harness::client::{Client, send};
+use crate::harness::client::{Client, id, send};
 use crate::harness::content::escape;
 use crate::harness::service::{Service, on_every_pair};
 
@@ -166,12 +166,7 @@ async fn a_date_of_expiry_is_set_and_taken_back(service: &Service) {
     assert_eq!(never["expires_at"], Value::Null);
     service.clock.advance(Duration::from_secs(86_400));
     service.domain().sweep().await.unwrap();
-    assert_eq!(
-        client
-            .content(&file["id"].as_str().unwrap().to_owned())
-            .await,
-        b"content"
-    );
+    assert_eq!(client.content(id(&file)).await, b"content");
 
     let soon = service.clock.now().plus(hour).to_string();
     patch(&client, &file, &json!({"expires_at": soon})).await;

@@ -176,12 +176,14 @@ mod patient {
     use super::begun;
     use crate::harness::client::send;
     use crate::harness::connection::{Raw, until};
+    use crate::harness::raw;
     use crate::harness::service::{Service, on_every_pair};
 
     on_every_pair!(
         with [("BOX_STORE__LEASE", "1h")];
         who_waited_for_thirty_seconds_is_told_to_come_again,
         another_request_need_not_wait,
+        a_key_is_held_before_the_first_byte_comes,
     );
 
     async fn who_waited_for_thirty_seconds_is_told_to_come_again(service: &Service) {
@@ -221,5 +223,24 @@ mod patient {
         Raw::over(first).answer().await.json(201);
         assert_eq!(files(&client).await, 2);
         service.assert_holds(2).await;
+    }
+
+    async fn a_key_is_held_before_the_first_byte_comes(service: &Service) {
+        let client = service.client("acme");
+        // The bytes are to decide the type, and there is none of them yet.
+        let fields = ["idempotency-key: k1", "content-length: 7"];
+        let mut first = raw::send(service, "POST /v1/files?name=a", &fields, b"").await;
+        until("the first has begun", || async {
+            service.count("objects WHERE state = 'writing'").await > 0
+        })
+        .await;
+        let other = send(upload(&client, "k1", "b", "content")).await;
+        other.invalid(&["/Idempotency-Key"]);
+        let second = tokio::spawn(send(upload(&client, "k1", "a", "content")));
+        first.write_all(b"content").await.unwrap();
+        let first = Raw::over(first).answer().await;
+        assert_eq!(told(&first), told(&second.await.unwrap()));
+        assert_eq!(files(&client).await, 1);
+        service.assert_holds(1).await;
     }
 }

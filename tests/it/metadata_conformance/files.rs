@@ -366,7 +366,7 @@ async fn broken_files_are_found(fixture: Fixture) {
     for limit in [1, 3, 100] {
         let mut found: Vec<(FileId, ObjectId)> = Vec::new();
         loop {
-            let after = found.last().map(|(id, _)| *id);
+            let after = found.last().copied();
             let page = fixture
                 .reader()
                 .await
