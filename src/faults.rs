@@ -7,6 +7,7 @@
 //! configuration reaches it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -140,6 +141,14 @@ impl Faults {
             for request in late {
                 request.await;
             }
+        }
+    }
+
+    /// How long to wait before another try: a test that lets every try fail in turn can't wait as long.
+    pub fn pause(&self, usual: Duration) -> Duration {
+        match &self.0 {
+            None => usual,
+            Some(_) => usual / 20,
         }
     }
 

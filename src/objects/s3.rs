@@ -93,6 +93,8 @@ struct Inner {
     patient: AmazonS3,
     /// Never retries by itself, so that a writer learns of each try whose outcome is unknown.
     strict: AmazonS3,
+    /// Before a second try of a call.
+    first_pause: Duration,
     http: HttpClient,
     /// The bucket's own URL, without a slash at its end.
     bucket_url: String,
@@ -130,6 +132,7 @@ impl S3 {
         let http = ReqwestConnector::default()
             .connect(&options)
             .map_err(Error::unavailable)?;
+        let first_pause = faults.pause(FIRST_PAUSE);
         let http = points::between(http, faults);
 
         // Built for its credentials alone: those that come over the network need a client of their
@@ -137,7 +140,7 @@ impl S3 {
         let credentials = chain
             .with_bucket_name(&settings.bucket)
             .with_region(&region)
-            .with_retry(patiently())
+            .with_retry(patiently(FIRST_PAUSE))
             .with_client_options(options.clone())
             .build()
             .map_err(Error::unavailable)?
@@ -168,8 +171,9 @@ impl S3 {
         };
         Ok(Self {
             inner: Arc::new(Inner {
-                patient: store(patiently())?,
+                patient: store(patiently(first_pause))?,
                 strict: store(never)?,
+                first_pause,
                 http,
                 bucket_url,
                 region,
@@ -346,13 +350,13 @@ fn exactly(
 
 /// For calls that change nothing, or nothing that a second try would change. The limit on the time
 /// is none: it would count from a download's start, and leave its later parts without a retry.
-fn patiently() -> RetryConfig {
+fn patiently(first_pause: Duration) -> RetryConfig {
     RetryConfig {
         max_retries: 4,
         retry_timeout: Duration::MAX,
         backoff: BackoffConfig {
-            init_backoff: FIRST_PAUSE,
-            max_backoff: Duration::from_secs(2),
+            init_backoff: first_pause,
+            max_backoff: first_pause * 10,
             base: 2.0,
         },
     }

@@ -116,7 +116,12 @@ pub async fn walk<O: Operation>(pair: Pair, operation: O) {
         while once(&site, &operation, way, points + 1).await {
             points += 1;
         }
-        assert!(points > 0, "{}: {way:?} has no point", O::NAME);
+        // Some move no bytes, and make no request.
+        assert!(
+            points > 0 || way.is_late(),
+            "{}: {way:?} has no point",
+            O::NAME
+        );
         told.push(format!("{way:?} {points}"));
     }
     println!(
