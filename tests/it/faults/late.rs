@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use box_service::faults::{Fault, Faults, Pause};
+use box_service::faults::{Fault, Pause};
 use box_service::id::ObjectId;
 use box_service::objects::Lease;
 use bytes::Bytes;
@@ -41,12 +41,11 @@ async fn bytes_arrive_while_the_reaper_is_paused(pair: Pair) {
             }
             .boxed()
         });
-        let faults = Faults::switch();
-        let process = site.process(&faults).await;
-        faults.arm(points + 1, Fault::Pause(late));
-        process.reap().await.unwrap();
-        let walked = faults.disarm();
-        site.end(process).await;
+        let process = site.process().await;
+        process.faults.arm(points + 1, Fault::Pause(late));
+        process.domain.reap().await.unwrap();
+        let walked = process.faults.disarm();
+        process.end().await;
 
         site.horizon_passes(&site.calm).await;
         let left = site.assert_sound(&site.calm).await;

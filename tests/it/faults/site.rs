@@ -31,6 +31,21 @@ pub struct Site {
     _parts: Parts,
 }
 
+/// A process that a fault can happen to.
+pub struct Process {
+    pub domain: Domain,
+    pub faults: Faults,
+}
+
+impl Process {
+    /// What it had open is let go.
+    pub async fn end(self) {
+        let close = self.domain.metadata.close();
+        let closed = tokio::time::timeout(Duration::from_secs(10), close).await;
+        assert!(closed.is_ok(), "a process does not end");
+    }
+}
+
 impl Site {
     /// None where the pair is to be skipped.
     pub async fn open(pair: Pair, variables: &[(&str, &str)]) -> Option<Self> {
@@ -68,17 +83,14 @@ impl Site {
         })
     }
 
-    /// A process that a fault can happen to.
-    pub async fn process(&self, faults: &Faults) -> Domain {
-        app::open_domain_with(&self.config, false, self.clock.clone(), faults.clone())
-            .await
-            .unwrap()
-    }
-
-    /// The end of a process: what it had open is let go.
-    pub async fn end(&self, process: Domain) {
-        let closed = tokio::time::timeout(Duration::from_secs(10), process.metadata.close()).await;
-        assert!(closed.is_ok(), "a process does not end");
+    pub async fn process(&self) -> Process {
+        let faults = Faults::switch();
+        let opened =
+            app::open_domain_with(&self.config, false, self.clock.clone(), faults.clone()).await;
+        Process {
+            domain: opened.unwrap(),
+            faults,
+        }
     }
 
     /// Somebody who has sent nothing yet. Of one tenant, so that a listing stays short.

@@ -104,6 +104,7 @@ struct Upload;
 /// With a declared length, a checksum and a key.
 impl Operation for Upload {
     const NAME: &'static str = "upload with a key";
+    const LEASED: bool = true;
     const REPEATS: bool = true;
     type Given = ();
 
@@ -128,6 +129,7 @@ struct UploadWithoutQuota;
 
 impl Operation for UploadWithoutQuota {
     const NAME: &'static str = "upload of unknown length, no quota, no key";
+    const LEASED: bool = true;
     const VARIABLES: &'static [(&'static str, &'static str)] =
         &[("BOX_QUOTA__MAX_BYTES", ""), ("BOX_QUOTA__MAX_FILES", "")];
     type Given = ();
@@ -150,6 +152,7 @@ struct UploadInParts;
 /// Of unknown length, so that its reservation grows.
 impl Operation for UploadInParts {
     const NAME: &'static str = "upload in three parts";
+    const LEASED: bool = true;
     type Given = Vec<u8>;
 
     async fn prepare(&self, site: &Site, _: &Caller) -> Vec<u8> {
@@ -174,6 +177,7 @@ struct UploadOfNothing;
 
 impl Operation for UploadOfNothing {
     const NAME: &'static str = "upload of nothing";
+    const LEASED: bool = true;
     type Given = ();
 
     async fn prepare(&self, _: &Site, _: &Caller) {}
@@ -194,6 +198,7 @@ struct UploadOfOtherBytes;
 /// Refused only once the bytes are durable. The key is free again then.
 impl Operation for UploadOfOtherBytes {
     const NAME: &'static str = "upload with a wrong checksum";
+    const LEASED: bool = true;
     const REFUSED: Option<Kind> = Some(Kind::ChecksumMismatch);
     const REPEATS: bool = true;
     type Given = ();
@@ -217,6 +222,7 @@ struct UploadBrokenOff;
 
 impl Operation for UploadBrokenOff {
     const NAME: &'static str = "upload whose client goes away";
+    const LEASED: bool = true;
     const REFUSED: Option<Kind> = Some(Kind::BadRequest);
     type Given = Vec<u8>;
 
@@ -244,6 +250,7 @@ struct Replace;
 /// Of a file that has as many versions already as are kept.
 impl Operation for Replace {
     const NAME: &'static str = "replace";
+    const LEASED: bool = true;
     type Given = File;
 
     async fn prepare(&self, site: &Site, caller: &Caller) -> File {

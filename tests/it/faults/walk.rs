@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use box_service::domain::{Caller, Domain};
 use box_service::error::{Error, Kind, Result};
-use box_service::faults::{Fault, Faults, Walked};
+use box_service::faults::{Fault, Walked};
 
 use crate::harness::service::Pair;
 
-use super::site::{LEASE, Site};
+use super::site::{LEASE, Process, Site};
 use super::view::{View, list};
 
 /// What a client, or the service itself, does.
@@ -27,6 +27,8 @@ pub trait Operation {
     const MANY: bool = false;
     /// Done a second time, it changes no more.
     const REPEATS: bool = false;
+    /// It works under a lease, which may run out meanwhile.
+    const LEASED: bool = false;
     /// What it is for is done by nobody else: once it was interrupted, somebody does it again.
     const MUST_REPEAT: bool = false;
 
@@ -77,10 +79,6 @@ impl Way {
         }
     }
 
-    fn kills(self) -> bool {
-        matches!(self, Self::Crash | Self::LateCrash)
-    }
-
     fn is_late(self) -> bool {
         matches!(self, Self::Late | Self::LateCrash)
     }
@@ -109,13 +107,25 @@ pub async fn walk<O: Operation>(pair: Pair, operation: O) {
     let started = Instant::now();
     for way in WAYS {
         // Only a request can be late, and the local store makes none.
-        if way.is_late() && pair != Pair::PostgresS3 {
+        if way.is_late() && pair != Pair::PostgresS3 || way == Way::Slow && !O::LEASED {
             continue;
         }
         let mut points = 0;
-        while once(&site, &operation, way, points + 1).await {
+        let mut process = site.process().await;
+        loop {
+            let (next, fired) = once(&site, &operation, way, points + 1, process).await;
+            process = next;
+            if !fired {
+                break;
+            }
             points += 1;
+            // One that has written before has made directories, and makes them no more.
+            if pair != Pair::PostgresS3 {
+                process.end().await;
+                process = site.process().await;
+            }
         }
+        process.end().await;
         // Some move no bytes, and make no request.
         assert!(
             points > 0 || way.is_late(),
@@ -132,8 +142,14 @@ pub async fn walk<O: Operation>(pair: Pair, operation: O) {
     );
 }
 
-/// One run; whether the fault was met.
-async fn once<O: Operation>(site: &Site, operation: &O, way: Way, n: u64) -> bool {
+/// One run; the process that was left, and whether the fault was met.
+async fn once<O: Operation>(
+    site: &Site,
+    operation: &O,
+    way: Way,
+    n: u64,
+    process: Process,
+) -> (Process, bool) {
     let mut context = Where {
         walk: format!("{} on {:?}, {way:?} at point {n}", O::NAME, site.pair),
         told: String::new(),
@@ -145,57 +161,54 @@ async fn once<O: Operation>(site: &Site, operation: &O, way: Way, n: u64) -> boo
     let mut after = before.clone();
     operation.done(&given, &mut after);
 
-    let faults = Faults::switch();
-    let process = site.process(&faults).await;
+    let faults = process.faults.clone();
     faults.arm(n, way.fault(site));
     let outcome = tokio::select! {
         biased;
         () = faults.crashed() => None,
-        outcome = operation.run(&process, &caller, &given) => Some(outcome),
+        outcome = operation.run(&process.domain, &caller, &given) => Some(outcome),
     };
     let walked = faults.disarm();
-    site.end(process).await;
     context.told = format!("{outcome:?} after {:?}", walked.steps);
 
     // A process that died is followed by another one.
-    let next = if way.kills() {
-        site.process(&Faults::none()).await
+    let process = if outcome.is_none() {
+        process.end().await;
+        site.process().await
     } else {
-        site.calm.clone()
+        process
     };
+    let next = &process.domain;
     let wanted = Wanted::of::<O>(outcome, &walked, &before, &after);
-    let seen = View::of(&next, &caller.tenant, &known).await;
+    let seen = View::of(next, &caller.tenant, &known).await;
     wanted.check(&seen, &context);
     if O::MUST_REPEAT {
-        operation.run(&next, &caller, &given).await.unwrap();
+        operation.run(next, &caller, &given).await.unwrap();
     }
     if way.is_late() {
-        remove_all(&next, &caller).await;
+        remove_all(next, &caller).await;
         next.reap().await.unwrap();
         site.clock.advance(LEASE * 2);
         next.reap().await.unwrap();
         faults.deliver().await;
-        site.horizon_passes(&next).await;
+        site.horizon_passes(next).await;
     } else {
-        site.settle(&next).await;
-        site.assert_sound(&next).await;
-        let settled = View::of(&next, &caller.tenant, &known).await;
+        site.settle(next).await;
+        site.assert_sound(next).await;
+        let settled = View::of(next, &caller.tenant, &known).await;
         assert_eq!(settled, seen, "what a client sees changed by itself");
         if O::REPEATS {
-            let again = operation.run(&next, &caller, &given).await;
+            let again = operation.run(next, &caller, &given).await;
             context.told.push_str(&format!("; again {again:?}"));
-            let repeated = View::of(&next, &caller.tenant, &known).await;
+            let repeated = View::of(next, &caller.tenant, &known).await;
             assert_eq!(repeated, after, "doing it again did not complete it");
         }
-        remove_all(&next, &caller).await;
-        site.settle(&next).await;
+        remove_all(next, &caller).await;
+        site.settle(next).await;
     }
-    let left = site.assert_sound(&next).await;
+    let left = site.assert_sound(next).await;
     assert_eq!(left, 0, "objects are left though every file is gone");
-    if way.kills() {
-        site.end(next).await;
-    }
-    walked.fired
+    (process, walked.fired)
 }
 
 /// What a client may see, given what it was told.
