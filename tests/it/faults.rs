@@ -6,7 +6,10 @@
 //! Nobody lists the points: they lie where all calls go through (`box_service::faults`).
 
 mod changes;
+mod deeds;
 mod late;
+mod model;
+mod races;
 mod reaping;
 mod removals;
 mod site;

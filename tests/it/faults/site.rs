@@ -83,6 +83,10 @@ impl Site {
         })
     }
 
+    pub fn other(&self) -> &Domain {
+        &self.other
+    }
+
     pub async fn process(&self) -> Process {
         let faults = Faults::switch();
         let opened =

@@ -279,7 +279,7 @@ async fn list_ids(
     ids
 }
 
-async fn remove_all(domain: &Domain, caller: &Caller) {
+pub async fn remove_all(domain: &Domain, caller: &Caller) {
     let ids: Vec<_> = list_ids(domain, caller).await.into_iter().collect();
     domain.file_delete_many(caller, &ids, true).await.unwrap();
 }
