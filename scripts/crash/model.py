@@ -4,12 +4,14 @@ A journal is a file of JSON lines. Before a request: `{"n", "op", …}`, all tha
 it will have done. After it, one of
 
     {"n", "ack": status, "files": [File or null, …], "etag"}   it is done
-    {"n", "doubt": why}      the answer did not come, or said 5xx: done or not, but wholly
+    {"n", "doubt": why}      the answer did not come, or said 503: done or not, but wholly
     {"n", "unsent": why}     it can't have been done: not all of it was sent
     {"n", "refused": status, "problem"}   4xx, which no request of these may get
     {"n", "look": [File or null, …]}      what was found later of what was in doubt
 
-A journal that ends behind a request has it in doubt. `Ledger` reads the lines; the writer does
+and where it is sent again with the same key, `{"n", "again", "found": whether its file was there}`.
+
+A journal that ends with a request has it in doubt. `Ledger` reads the lines; the writer does
 so while it writes them, and the check reads the file anew.
 """
 
@@ -123,6 +125,7 @@ class Request:
     record: dict
     targets: list[Target]
     doubted: bool = False
+    found: bool = False
 
     @property
     def key(self) -> Optional[str]:
@@ -158,13 +161,16 @@ class Ledger:
         if "op" in record:
             self.open[number] = Request(record, self._targets(record))
             return
-        if "again" in record:
-            return
         request = self.open[number]
-        if "doubt" in record:
+        if "again" in record:
+            request.found |= record["found"]
+        elif "doubt" in record:
             if not request.doubted:
                 request.doubted = True
                 self.counts["doubt"] += 1
+            if record["doubt"].startswith("500 "):
+                # Whatever is away, the service has to say so: 503.
+                self._fault(request, record["doubt"])
         elif "unsent" in record:
             if not request.doubted:
                 self.counts["unsent"] += 1
@@ -203,8 +209,8 @@ class Ledger:
     def _acknowledge(self, number: int, record: dict) -> None:
         request = self.open[number]
         if request.doubted:
-            # Another try with the same key was answered: with the first one's file, or with its own.
-            self.counts["retried"] += 1
+            # Another try with the same key was answered: with an earlier one's file, or with its own.
+            self.counts["happened" if request.found else "retried"] += 1
         states = []
         for target, shown in zip(request.targets, record["files"]):
             state = target.after

@@ -101,7 +101,7 @@ class Writer:
                 shown = [self.look(target.id, target.name) for target in request.targets]
                 self.write({"n": number, "look": shown})
             elif self.look(None, request.record["name"]) is not None:
-                self.send_again(number)
+                self.send_again(number, True)
         while self.pending:
             self.retry(True)
             if not all_keys:
@@ -162,11 +162,11 @@ class Writer:
         """Sends one request again whose key must be free by now."""
         for number, last in list(self.pending.items()):
             if soon and time.monotonic() - last > RETRY_AFTER:
-                self.send_again(number)
+                self.send_again(number, False)
                 return
 
-    def send_again(self, number: int) -> None:
-        self.write({"n": number, "again": True})
+    def send_again(self, number: int, found: bool) -> None:
+        self.write({"n": number, "again": True, "found": found})
         self.attempt(number, self.ledger.open[number].record)
 
     def told(self, record: dict, answer: Answer) -> dict:
