@@ -223,7 +223,8 @@ impl Domain {
         }
     }
 
-    fn quiet_at(&self, lease_until: Timestamp) -> Timestamp {
+    /// Until when a call to the store may still take effect that was begun under this lease.
+    pub(super) fn quiet_at(&self, lease_until: Timestamp) -> Timestamp {
         lease_until.plus(self.rules.request_horizon)
     }
 

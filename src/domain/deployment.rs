@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::id::ObjectId;
 
 use super::Domain;
+use super::fsck::unknown_tenant;
 
 #[derive(Serialize, Deserialize, PartialEq, Eq, Debug)]
 struct Marker {
@@ -49,7 +50,7 @@ impl Domain {
                     "the store has no marker of this database: it is another store, or was emptied",
                 ));
             }
-            self.objects.marker_create(fresh, Bytes::from(text)).await?;
+            self.marker_write(fresh, Bytes::from(text)).await?;
             // Read back: another replica may have been first.
             found = self.objects.marker_get().await?;
         }
@@ -66,6 +67,26 @@ impl Domain {
                 })
                 .await?;
         }
+        Ok(())
+    }
+
+    /// The local store writes the marker under a temporary name first, and a crash there leaves it:
+    /// like every name it has a row before it is written, from which the reaper finishes.
+    async fn marker_write(&self, aside: ObjectId, text: Bytes) -> Result<()> {
+        let now = self.clock.now();
+        let quiet_at = self.quiet_at(now.plus(self.rules.lease));
+        self.metadata
+            .write(unknown_tenant()?, move |tx, tenant| {
+                async move { tx.object_quarantine(aside, tenant, now, quiet_at).await }.boxed()
+            })
+            .await?;
+        self.objects.marker_create(aside, text).await?;
+        // It ended, and took its temporary name away: nothing is left to wait for.
+        self.metadata
+            .write((), move |tx, ()| {
+                async move { tx.object_forget(aside, quiet_at).await }.boxed()
+            })
+            .await?;
         Ok(())
     }
 }

@@ -16,8 +16,13 @@ use super::Domain;
 
 const PAGE: u32 = 500;
 
-/// The tenant in the row of bytes that can be anybody's.
-const UNKNOWN: &str = "unknown";
+/// The tenant in the row of bytes that can be anybody's: a temporary name does not say whose it is,
+/// and follows from the id alone.
+pub(super) fn unknown_tenant() -> Result<Tenant> {
+    "unknown"
+        .parse()
+        .map_err(|()| Error::internal("no name for a tenant"))
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -179,10 +184,7 @@ impl Domain {
         if options.repair && row.is_none() {
             let tenant = match tenant {
                 Some(tenant) => tenant,
-                // A temporary name does not say whose it is, and follows from the id alone.
-                None => UNKNOWN
-                    .parse()
-                    .map_err(|()| Error::internal("no name for a tenant"))?,
+                None => unknown_tenant()?,
             };
             let now = self.clock.now();
             // Quarantined, not deleted: a horizon's time to find out what it was.

@@ -338,8 +338,8 @@ impl Conn<'_> {
         }) == 1)
     }
 
-    /// Vouches for a key that was found without a row: dead, to be deleted from `delete_at` on.
-    /// False when there is a row by now.
+    /// Vouches for a key that was found without a row, or that nothing shall ever refer to: dead, to
+    /// be deleted from `delete_at` on. False when there is a row by now.
     pub async fn object_quarantine(
         &mut self,
         id: ObjectId,
