@@ -56,6 +56,7 @@ macro_rules! conformance {
 }
 
 mod containment;
+mod drifts;
 mod files;
 mod folders;
 mod lists;
@@ -64,6 +65,7 @@ mod opening;
 mod others;
 mod search;
 mod times;
+mod usage;
 mod versions;
 mod writes;
 
