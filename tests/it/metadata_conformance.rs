@@ -61,6 +61,7 @@ mod files;
 mod folders;
 mod idempotency;
 mod lists;
+mod migrations;
 mod objects;
 mod opening;
 mod others;
