@@ -206,11 +206,7 @@ impl Conn<'_> {
     }
 }
 
-fn list_query<DB>(
-    filter: &Filter,
-    page: &Page,
-    index: Option<&'static str>,
-) -> QueryBuilder<DB>
+fn list_query<DB>(filter: &Filter, page: &Page, index: Option<&'static str>) -> QueryBuilder<DB>
 where
     DB: Dialect,
     for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
