@@ -24,6 +24,10 @@ crash *arguments:
 lint:
     .ci/run lint
 
+# Fuzzes one target or each, for some seconds: see fuzz/README.md
+fuzz *arguments:
+    scripts/fuzz {{ arguments }}
+
 # The service on this machine, with its data in ./box-data
 serve *arguments:
     cargo run --locked -- serve {{ arguments }}
