@@ -56,14 +56,19 @@ macro_rules! conformance {
 }
 
 mod containment;
+mod drifts;
 mod files;
 mod folders;
+mod idempotency;
 mod lists;
+mod migrations;
 mod objects;
 mod opening;
 mod others;
+mod reservations;
 mod search;
 mod times;
+mod usage;
 mod versions;
 mod writes;
 
