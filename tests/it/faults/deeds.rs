@@ -11,17 +11,43 @@ use super::view::{Held, Seen, View};
 
 #[derive(Clone, Debug)]
 pub enum Deed {
-    Upload { name: String, bytes: Vec<u8> },
+    Upload {
+        name: String,
+        bytes: Vec<u8>,
+    },
     /// With an Idempotency-Key, so that two of them make one file.
-    UploadOnce { name: String, bytes: Vec<u8> },
-    Replace { id: FileId, bytes: Vec<u8> },
-    Rename { id: FileId, name: String },
-    Copy { id: FileId, name: String },
-    Trash { id: FileId },
-    Restore { id: FileId },
-    Delete { id: FileId },
-    DeleteMany { ids: Vec<FileId> },
-    RestoreVersion { id: FileId, version: i64 },
+    UploadOnce {
+        name: String,
+        bytes: Vec<u8>,
+    },
+    Replace {
+        id: FileId,
+        bytes: Vec<u8>,
+    },
+    Rename {
+        id: FileId,
+        name: String,
+    },
+    Copy {
+        id: FileId,
+        name: String,
+    },
+    Trash {
+        id: FileId,
+    },
+    Restore {
+        id: FileId,
+    },
+    Delete {
+        id: FileId,
+    },
+    DeleteMany {
+        ids: Vec<FileId>,
+    },
+    RestoreVersion {
+        id: FileId,
+        version: i64,
+    },
 }
 
 impl Deed {

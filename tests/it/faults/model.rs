@@ -227,8 +227,7 @@ impl Walk {
         let Process { domain, faults } = &self.processes[process];
         faults.arm(n, Fault::Pause(pause));
         let (domain, deed_of) = (domain.clone(), deed.clone());
-        let mut outcome =
-            tokio::spawn(async move { deed_of.run(&domain, &caller(tenant)).await });
+        let mut outcome = tokio::spawn(async move { deed_of.run(&domain, &caller(tenant)).await });
         let ended = tokio::select! {
             () = reached.notified() => None,
             outcome = &mut outcome => Some(outcome.unwrap()),
@@ -298,10 +297,7 @@ impl Walk {
             (outcome, predicted) => panic!("{outcome:?} where {predicted:?} was predicted"),
         };
         let seen = self.look(tenant).await;
-        assert!(
-            may_be.contains(&&seen),
-            "is {seen:#?}\nmay be {may_be:#?}"
-        );
+        assert!(may_be.contains(&&seen), "is {seen:#?}\nmay be {may_be:#?}");
         for trashed in [false, true] {
             let found = list(&self.site.calm, &caller(tenant).tenant, trashed).await;
             let ids = found.into_iter().map(|file| file.id);

@@ -61,8 +61,12 @@ fn keyed() -> Deed {
 }
 
 const MEETINGS: [Meeting; 11] = [
-    ("copy, delete", |id, _| (again(id, "new"), Deed::Delete { id })),
-    ("delete, copy", |id, _| (Deed::Delete { id }, again(id, "new"))),
+    ("copy, delete", |id, _| {
+        (again(id, "new"), Deed::Delete { id })
+    }),
+    ("delete, copy", |id, _| {
+        (Deed::Delete { id }, again(id, "new"))
+    }),
     ("delete, delete of the other copy", |id, copy| {
         (Deed::Delete { id }, Deed::Delete { id: copy })
     }),
@@ -81,10 +85,16 @@ const MEETINGS: [Meeting; 11] = [
         (replace(id, b"four"), replace(id, b"five!"))
     }),
     ("replace, restore of a version", |id, _| {
-        (replace(id, b"four"), Deed::RestoreVersion { id, version: 1 })
+        (
+            replace(id, b"four"),
+            Deed::RestoreVersion { id, version: 1 },
+        )
     }),
     ("restore of a version, replace", |id, _| {
-        (Deed::RestoreVersion { id, version: 1 }, replace(id, b"four"))
+        (
+            Deed::RestoreVersion { id, version: 1 },
+            replace(id, b"four"),
+        )
     }),
     ("restore of a version, delete", |id, _| {
         (Deed::RestoreVersion { id, version: 2 }, Deed::Delete { id })
