@@ -46,7 +46,8 @@ impl Fixture {
             FIRST_EPOCH,
             at(now),
             SIZE,
-            &SHA256
+            &SHA256,
+            true
         ));
         published.await.unwrap()
     }
