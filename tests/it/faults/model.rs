@@ -181,16 +181,14 @@ impl Walk {
             _ => None,
         };
         let Process { domain, faults } = &self.processes[process];
-        let kind = fault.is_some();
+        let armed = fault.is_some();
         if let Some(fault) = fault {
             faults.arm(n, fault);
         }
-        let outcome = tokio::select! {
-            biased;
-            () = faults.crashed() => None,
-            outcome = deed.run(domain, &caller(tenant)) => Some(outcome),
-        };
-        let fired = kind && faults.disarm().fired;
+        let sender = caller(tenant);
+        let run = deed.run(domain, &sender);
+        let outcome = self.processes[process].does(run).await;
+        let fired = armed && faults.disarm().fired;
         self.tell(format!(
             "{process} for {tenant}: {deed:?}, fault at {n} {fired}: {outcome:?}"
         ));

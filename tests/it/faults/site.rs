@@ -38,6 +38,17 @@ pub struct Process {
 }
 
 impl Process {
+    /// Does something, unless the process dies over it: then nobody is told how it ended.
+    pub async fn does<T>(&self, what: impl Future<Output = T>) -> Option<T> {
+        let outcome = tokio::select! {
+            biased;
+            () = self.faults.crashed() => None,
+            outcome = what => Some(outcome),
+        };
+        // It may have died on the last step of all.
+        outcome.filter(|_| self.faults.crashed().now_or_never().is_none())
+    }
+
     /// What it had open is let go.
     pub async fn end(self) {
         let close = self.domain.metadata.close();

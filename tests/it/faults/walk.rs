@@ -163,11 +163,8 @@ async fn once<O: Operation>(
 
     let faults = process.faults.clone();
     faults.arm(n, way.fault(site));
-    let outcome = tokio::select! {
-        biased;
-        () = faults.crashed() => None,
-        outcome = operation.run(&process.domain, &caller, &given) => Some(outcome),
-    };
+    let run = operation.run(&process.domain, &caller, &given);
+    let outcome = process.does(run).await;
     let walked = faults.disarm();
     context.told = format!("{outcome:?} after {:?}", walked.steps);
 
