@@ -79,6 +79,17 @@ impl Way {
         }
     }
 
+    fn is_walked<O: Operation>(self, pair: Pair) -> bool {
+        match self {
+            Self::Fail | Self::Crash | Self::Paused => true,
+            // The other pairs have the database and the store of this one, each in every way.
+            Self::Outage => pair != Pair::PostgresLocal,
+            Self::Slow => pair != Pair::PostgresLocal && O::LEASED,
+            // Only a request can be late, and the local store makes none.
+            Self::Late | Self::LateCrash => pair == Pair::PostgresS3,
+        }
+    }
+
     fn is_late(self) -> bool {
         matches!(self, Self::Late | Self::LateCrash)
     }
@@ -106,8 +117,7 @@ pub async fn walk<O: Operation>(pair: Pair, operation: O) {
     let mut told = Vec::new();
     let started = Instant::now();
     for way in WAYS {
-        // Only a request can be late, and the local store makes none.
-        if way.is_late() && pair != Pair::PostgresS3 || way == Way::Slow && !O::LEASED {
+        if !way.is_walked::<O>(pair) {
             continue;
         }
         let mut points = 0;
@@ -120,7 +130,7 @@ pub async fn walk<O: Operation>(pair: Pair, operation: O) {
             }
             points += 1;
             // One that has written before has made directories, and makes them no more.
-            if pair != Pair::PostgresS3 {
+            if O::LEASED && pair != Pair::PostgresS3 {
                 process.end().await;
                 process = site.process().await;
             }
