@@ -15,6 +15,11 @@ test *filter:
 test-full *filter:
     scripts/test --full {{ filter }}
 
+# Kills of the service, PostgreSQL and S3 while writers write, with the binary that the tests build
+crash *arguments:
+    cargo test --locked --no-run
+    scripts/crash-test {{ arguments }}
+
 # What CI checks before the tests
 lint:
     .ci/run lint

@@ -491,15 +491,7 @@ def site(pair: str, work: Path, **settings: str) -> Iterator[Site]:
         required("BOXTEST_S3_ACCESS_KEY"),
         required("BOXTEST_S3_SECRET_KEY"),
     )
-    environ |= {
-        "BOX_DATABASE__URL": database_url(postgres, f"bench_{unique}"),
-        "BOX_STORE__URL": f"s3://{bucket.bucket}/{bucket.prefix}",
-        "BOX_STORE__ENDPOINT": urllib.parse.urlunsplit(bucket.endpoint),
-        "BOX_STORE__REGION": REGION,
-        "BOX_STORE__ACCESS_KEY_ID": bucket.access_key,
-        "BOX_STORE__SECRET_ACCESS_KEY": bucket.secret_key,
-        "BOX_STORE__ALLOW_HTTP": "true",
-    }
+    environ |= s3_environ(bucket, database_url(postgres, f"bench_{unique}"))
     psql(postgres, f"CREATE DATABASE bench_{unique}")
     try:
         yield Site(pair, data_dir, environ, bucket)
@@ -510,6 +502,19 @@ def site(pair: str, work: Path, **settings: str) -> Iterator[Site]:
             except (Failure, OSError) as failure:
                 print(f"warning: not swept: {failure}", file=sys.stderr)
         shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def s3_environ(bucket: Bucket, database: str) -> dict[str, str]:
+    """What tells `box` to use this part of a bucket, and the database at this URL."""
+    return {
+        "BOX_DATABASE__URL": database,
+        "BOX_STORE__URL": f"s3://{bucket.bucket}/{bucket.prefix}",
+        "BOX_STORE__ENDPOINT": urllib.parse.urlunsplit(bucket.endpoint),
+        "BOX_STORE__REGION": REGION,
+        "BOX_STORE__ACCESS_KEY_ID": bucket.access_key,
+        "BOX_STORE__SECRET_ACCESS_KEY": bucket.secret_key,
+        "BOX_STORE__ALLOW_HTTP": "true",
+    }
 
 
 def required(variable: str) -> str:
@@ -543,13 +548,13 @@ def psql(url: str, statement: str) -> None:
 
 class Server:
     """`box serve` on a site, as a context: started and ready inside, stopped after. `exit_code`
-    is None until then. Its log is `log`."""
+    is None until then. Its log is `log`; `port`: one that is free."""
 
-    def __init__(self, box: Path, at: Site) -> None:
+    def __init__(self, box: Path, at: Site, port: Optional[int] = None) -> None:
         if not box.is_file():
             raise Failure(f"{box} does not exist: `cargo build --release`, or --box PATH")
         self.box, self.site = box.resolve(), at
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = at.data_dir.parent / f"{at.data_dir.name}.log"
         self.exit_code: Optional[int] = None
@@ -557,6 +562,23 @@ class Server:
         self.environ = {**kept, **at.environ, "BOX_LISTEN": f"127.0.0.1:{self.port}"}
 
     def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts it, and waits until it is ready. Again after `kill`: on the same port and data."""
+        self.spawn()
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def spawn(self) -> None:
+        """Starts the process alone."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [self.box, "serve"],
@@ -567,15 +589,11 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self.stop()
-            raise
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def kill(self) -> None:
+        """SIGKILL, and a wait for the end."""
+        self.process.kill()
+        self.process.wait()
 
     def stop(self) -> None:
         """SIGTERM, and a wait for the end. Again does nothing."""
@@ -585,7 +603,8 @@ class Server:
     def pid(self) -> int:
         return self.process.pid
 
-    def _wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> None:
+        """Returns when /health/ready answers 200: database and store are there as well."""
         until = time.monotonic() + READY_WITHIN
         while time.monotonic() < until:
             if self.process.poll() is not None:

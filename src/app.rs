@@ -12,6 +12,7 @@ use crate::config::{Config, SigningSecrets};
 use crate::domain::health::Health;
 use crate::domain::{Domain, Rules};
 use crate::error::Result;
+use crate::faults::Faults;
 use crate::metadata::{self, Metadata};
 use crate::objects::Objects;
 
@@ -57,8 +58,21 @@ impl App {
 /// # Errors
 /// As [`App::open`].
 pub async fn open_domain(config: &Config, migrate: bool, clock: Clock) -> Result<Domain> {
-    let metadata = open_metadata(config, migrate).await?;
-    let objects = Objects::open(&config.store_settings(), &config.environment)
+    open_domain_with(config, migrate, clock, Faults::none()).await
+}
+
+/// The same, with fault points, for the tests that walk them. No configuration leads here.
+///
+/// # Errors
+/// As [`App::open`].
+pub async fn open_domain_with(
+    config: &Config,
+    migrate: bool,
+    clock: Clock,
+    faults: Faults,
+) -> Result<Domain> {
+    let metadata = open_metadata_with(config, migrate, faults.clone()).await?;
+    let objects = Objects::open_with(&config.store_settings(), &config.environment, faults)
         .map_err(|error| error.detailed(format!("can't open the store {}", config.store_url())))?;
     let domain = Domain {
         metadata,
@@ -95,7 +109,11 @@ pub async fn open_domain(config: &Config, migrate: bool, clock: Clock) -> Result
 /// # Errors
 /// As [`App::open`].
 pub async fn open_metadata(config: &Config, migrate: bool) -> Result<Metadata> {
-    Metadata::open(&metadata_settings(config, migrate))
+    open_metadata_with(config, migrate, Faults::none()).await
+}
+
+async fn open_metadata_with(config: &Config, migrate: bool, faults: Faults) -> Result<Metadata> {
+    Metadata::open_with(&metadata_settings(config, migrate), faults)
         .await
         .map_err(|error| {
             error.detailed(format!("can't open the database {}", config.database_url()))

@@ -86,6 +86,11 @@ impl Tenant {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// In the row of bytes that can be anybody's, or nobody's.
+    pub fn unknown() -> Self {
+        Self("unknown".to_owned())
+    }
 }
 
 impl std::str::FromStr for Tenant {

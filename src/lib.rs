@@ -6,7 +6,7 @@
 //!
 //! | row | modules | what they know |
 //! |---|---|---|
-//! | 1 | `clock`, `id`, `error` | nothing of the others but each other |
+//! | 1 | `clock`, `id`, `error`, `faults` | nothing of the others but each other |
 //! | 2 | `telemetry`; `metadata`: the database; `objects`: the store | nothing of each other |
 //! | 3 | `config` | what can be configured |
 //! | 4 | `auth`: tokens in, principals out; `domain`: the rules | no HTTP, no SQL, no names of keys |
@@ -22,6 +22,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod error;
+pub mod faults;
 pub mod http;
 pub mod id;
 pub mod metadata;

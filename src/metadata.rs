@@ -13,6 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, SqliteConnection};
 
 use crate::error::{Error, Result};
+use crate::faults::Faults;
 
 /// Expands one body for both drivers: `$c` is the driver's own connection in each.
 macro_rules! on {
@@ -62,7 +63,14 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Metadata {
     db: Db,
+    faults: Faults,
 }
+
+/// The fault points: before and behind a transaction, before its commit, and before a look.
+const BEGIN: &str = "metadata.begin";
+const COMMIT: &str = "metadata.commit";
+const COMMITTED: &str = "metadata.committed";
+const READ: &str = "metadata.read";
 
 #[derive(Clone)]
 enum Db {
@@ -98,10 +106,18 @@ impl Metadata {
     /// # Errors
     /// An URL that can't be read, a database that can't be reached, a schema that is too old and may not be migrated.
     pub async fn open(settings: &Settings) -> Result<Self> {
+        Self::open_with(settings, Faults::none()).await
+    }
+
+    /// The same, with fault points.
+    ///
+    /// # Errors
+    /// As [`Metadata::open`].
+    pub async fn open_with(settings: &Settings, faults: Faults) -> Result<Self> {
         let db = match settings.url.split_once(':') {
-            Some(("sqlite", _)) => {
-                Db::Sqlite(sqlite::Sqlite::open(settings, &SQLITE_MIGRATIONS).await?)
-            }
+            Some(("sqlite", _)) => Db::Sqlite(
+                sqlite::Sqlite::open(settings, &SQLITE_MIGRATIONS, faults.clone()).await?,
+            ),
             Some(("postgres" | "postgresql", _)) => Db::Postgres(postgres_open(settings).await?),
             // Not shown: it may hold a password.
             _ => {
@@ -110,10 +126,11 @@ impl Metadata {
                 ));
             }
         };
-        Ok(Self { db })
+        Ok(Self { db, faults })
     }
 
     pub async fn reader(&self) -> Result<Reader> {
+        self.faults.step(READ).await?;
         Ok(match &self.db {
             Db::Sqlite(sqlite) => Reader::Sqlite(sqlite.readers().acquire().await?),
             Db::Postgres(pool) => Reader::Postgres(pool.acquire().await?),
@@ -137,10 +154,13 @@ impl Metadata {
         T: Send + 'static,
         F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>> + Send + Sync + 'static,
     {
-        match &self.db {
-            Db::Sqlite(sqlite) => sqlite.write(input, body).await,
-            Db::Postgres(pool) => postgres_write(pool, &input, &body).await,
-        }
+        self.faults.step(BEGIN).await?;
+        let value = match &self.db {
+            Db::Sqlite(sqlite) => sqlite.write(input, body).await?,
+            Db::Postgres(pool) => postgres_write(pool, &self.faults, &input, &body).await?,
+        };
+        self.faults.step(COMMITTED).await?;
+        Ok(value)
     }
 
     /// Answers when the database does.
@@ -230,13 +250,13 @@ async fn schema_check(conn: &mut Conn<'_>, migrations: &sqlx::migrate::Migrator)
     }
 }
 
-async fn postgres_write<I, T, F>(pool: &PgPool, input: &I, body: &F) -> Result<T>
+async fn postgres_write<I, T, F>(pool: &PgPool, faults: &Faults, input: &I, body: &F) -> Result<T>
 where
     F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>>,
 {
     let mut attempt = 1;
     loop {
-        match postgres_attempt(pool, input, body).await {
+        match postgres_attempt(pool, faults, input, body).await {
             Err(error) if attempt < ATTEMPTS && gave_way(&error) => {
                 // Two that met once would meet again if both waited equally long.
                 let wait = rand::random_range(0..(10 << attempt));
@@ -248,13 +268,14 @@ where
     }
 }
 
-async fn postgres_attempt<I, T, F>(pool: &PgPool, input: &I, body: &F) -> Result<T>
+async fn postgres_attempt<I, T, F>(pool: &PgPool, faults: &Faults, input: &I, body: &F) -> Result<T>
 where
     F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>>,
 {
     let mut transaction = pool.begin().await?;
     let mut conn = Conn::Postgres(&mut transaction);
     let value = body(&mut conn, input).await?;
+    faults.step(COMMIT).await?;
     transaction.commit().await?;
     Ok(value)
 }

@@ -13,6 +13,7 @@ use futures::stream::BoxStream;
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Result};
+use crate::faults::Faults;
 use crate::id::ObjectId;
 
 pub mod keys;
@@ -120,15 +121,23 @@ impl Objects {
     /// # Errors
     /// A directory that can't be made, a bucket that is not named, credentials that can't be read.
     pub fn open(settings: &Settings, environment: &str) -> Result<Self> {
+        Self::open_with(settings, environment, Faults::none())
+    }
+
+    /// The same, with fault points.
+    ///
+    /// # Errors
+    /// As [`Objects::open`].
+    pub fn open_with(settings: &Settings, environment: &str, faults: Faults) -> Result<Self> {
         let (root, backend) = match settings {
             Settings::Local { directory, fsync } => {
                 let root = Root::new("", environment);
-                let local = local::Local::open(directory, &root, *fsync)?;
+                let local = local::Local::open(directory, &root, *fsync, faults)?;
                 (root, Backend::Local(local))
             }
             Settings::S3(settings) => {
                 let root = Root::new(&settings.prefix, environment);
-                (root, Backend::S3(s3::S3::open(settings)?))
+                (root, Backend::S3(s3::S3::open(settings, faults)?))
             }
         };
         Ok(Self { root, backend })

@@ -63,6 +63,10 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
     tracing::info!("stopped");
 }
 
+/// The most that a connection reads at once, and so the longest head of a request, in bytes. Bodies
+/// come in buffers of this size: larger ones, freed by other threads, would leave more memory unused.
+const READ: usize = 128 * 1024;
+
 struct Connections {
     router: axum::Router,
     timeouts: Timeouts,
@@ -141,6 +145,7 @@ impl Connections {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(None)
+            .max_buf_size(READ)
             .serve_connection(TokioIo::new(stream), service);
         let watched = self.graceful.watch(connection);
         async move {

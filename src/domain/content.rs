@@ -54,6 +54,8 @@ pub(super) struct Written {
     pub size: u64,
     pub sha256: [u8; 32],
     pub claimed: Option<RequestKey>,
+    /// Whether every call to the store has ended: if not, its bytes may arrive once more.
+    pub settled: bool,
     tenant: Tenant,
     keeper: Keeper,
 }
@@ -164,6 +166,7 @@ impl Domain {
                 size: sink.size,
                 sha256: sink.hasher.finalize().into(),
                 claimed,
+                settled: sink.writer.settled(),
                 tenant,
                 keeper,
             }),
@@ -188,7 +191,7 @@ impl Domain {
     /// after all: the row decides.
     pub(super) async fn written_abandon(&self, written: Written) {
         drop(written.keeper);
-        self.content_abandon(written.id, written.tenant, written.claimed, true)
+        self.content_abandon(written.id, written.tenant, written.claimed, written.settled)
             .await;
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::id::ObjectId;
+use crate::id::{ObjectId, Tenant};
 
 use super::Domain;
 
@@ -49,7 +49,21 @@ impl Domain {
                     "the store has no marker of this database: it is another store, or was emptied",
                 ));
             }
+            // The local store writes it aside first, under this id: a start that dies there leaves a
+            // name like any other, and a row by which the reaper finds it.
+            let now = self.clock.now();
+            let delete_at = now.plus(self.rules.request_horizon);
+            self.metadata
+                .write(Tenant::unknown(), move |tx, tenant| {
+                    async move { tx.object_quarantine(fresh, tenant, now, delete_at).await }.boxed()
+                })
+                .await?;
             self.objects.marker_create(fresh, Bytes::from(text)).await?;
+            self.metadata
+                .write((), move |tx, ()| {
+                    async move { tx.object_forget(fresh, delete_at).await }.boxed()
+                })
+                .await?;
             // Read back: another replica may have been first.
             found = self.objects.marker_get().await?;
         }

@@ -214,7 +214,7 @@ impl Domain {
     async fn file_create(&self, caller: &Caller, file: &File, written: &Written) -> Result<bool> {
         let event = self.event(caller, "file.created", file.id, Value::Null);
         let size = quota::amount(file.size)?;
-        let sha256 = written.sha256;
+        let (sha256, settled) = (written.sha256, written.settled);
         let claimed = match &written.claimed {
             Some(key) => Some((key.clone(), once::done(sha256, file)?)),
             None => None,
@@ -233,7 +233,14 @@ impl Domain {
                             return Ok(false);
                         }
                         let reserved = tx
-                            .object_publish(file.object_id, FIRST_EPOCH, now, file.size, &sha256)
+                            .object_publish(
+                                file.object_id,
+                                FIRST_EPOCH,
+                                now,
+                                file.size,
+                                &sha256,
+                                settled,
+                            )
                             .await?
                             .ok_or_else(lease_ran_out)?;
                         tx.file_insert(file).await?;

@@ -5,7 +5,7 @@ use futures::{FutureExt, StreamExt};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::{FileId, ObjectId, Tenant};
 use crate::metadata::objects::{Object, State};
 use crate::metadata::usage::Drift;
@@ -15,9 +15,6 @@ use crate::objects::keys::Named;
 use super::Domain;
 
 const PAGE: u32 = 500;
-
-/// The tenant in the row of bytes that can be anybody's.
-const UNKNOWN: &str = "unknown";
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -180,9 +177,7 @@ impl Domain {
             let tenant = match tenant {
                 Some(tenant) => tenant,
                 // A temporary name does not say whose it is, and follows from the id alone.
-                None => UNKNOWN
-                    .parse()
-                    .map_err(|()| Error::internal("no name for a tenant"))?,
+                None => Tenant::unknown(),
             };
             let now = self.clock.now();
             // Quarantined, not deleted: a horizon's time to find out what it was.

@@ -81,8 +81,9 @@ impl Domain {
     async fn reap_one(&self, object: &Object) -> Result<bool> {
         let key = self.objects.root().object(&object.tenant, object.id);
         let id = object.id;
-        let found = self.objects.erase(&key, object.epoch).await?;
+        // Asked before the look, not behind it: what arrives between the two would stay.
         let now = self.clock.now();
+        let found = self.objects.erase(&key, object.epoch).await?;
         match object.forget_at {
             Some(forget_at) if forget_at > now => {
                 self.metadata

@@ -145,7 +145,7 @@ impl Domain {
             created_by: caller.subject.clone(),
         };
         let event = self.event(caller, "file.content_replaced", id, json!({}));
-        let (clock, sha256) = (self.clock.clone(), written.sha256);
+        let (clock, sha256, settled) = (self.clock.clone(), written.sha256, written.settled);
         let swap = self.swap();
         let committed = self
             .metadata
@@ -167,6 +167,7 @@ impl Domain {
                                 now,
                                 current.size,
                                 &sha256,
+                                settled,
                             )
                             .await?
                             .ok_or_else(lease_ran_out)?;

@@ -355,6 +355,8 @@ fn bounded(
     allowance: Arc<AtomicU64>,
 ) -> impl futures::Stream<Item = Result<Bytes>> + Send {
     const PIECE: usize = 16 * 1024;
+    // Multer copies each: what is freed by other threads is used again sooner in small pieces.
+    const LARGE_PIECE: usize = 64 * 1024;
     let mut rest = Bytes::new();
     let mut paused = false;
     futures::stream::poll_fn(move |context| {
@@ -372,7 +374,8 @@ fn bounded(
         paused = false;
         let left = allowance.load(Ordering::Relaxed);
         if left == ANY {
-            return Poll::Ready(Some(Ok(std::mem::take(&mut rest))));
+            let piece = rest.split_to(rest.len().min(LARGE_PIECE));
+            return Poll::Ready(Some(Ok(piece)));
         }
         if left == 0 {
             return Poll::Ready(Some(Err(Error::new(

@@ -137,7 +137,8 @@ impl Conn<'_> {
     }
 
     /// Makes a written object live, with one reference; what it had reserved. None when its writer's
-    /// lease ran out.
+    /// lease ran out. `settled`: every call to the store has ended, so that nothing can arrive at the
+    /// key any more.
     pub async fn object_publish(
         &mut self,
         id: ObjectId,
@@ -145,10 +146,12 @@ impl Conn<'_> {
         now: Timestamp,
         size: u64,
         sha256: &[u8; 32],
+        settled: bool,
     ) -> Result<Option<Amount>> {
         Ok(on!(self, |c| {
             sqlx::query_as(
-                "UPDATE objects SET state = 'live', refs = 1, size = $4, sha256 = $5, lease_until = NULL, quiet_at = $3
+                "UPDATE objects SET state = 'live', refs = 1, size = $4, sha256 = $5, lease_until = NULL,
+                        quiet_at = COALESCE($6, quiet_at)
                  WHERE id = $1 AND state = 'writing' AND epoch = $2 AND lease_until > $3
                  RETURNING reserved_bytes AS bytes, reserved_files AS files",
             )
@@ -157,6 +160,7 @@ impl Conn<'_> {
             .bind(now)
             .bind(signed(size)?)
             .bind(&sha256[..])
+            .bind(settled.then_some(now))
             .fetch_optional(c)
             .await?
         }))

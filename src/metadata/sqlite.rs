@@ -15,8 +15,9 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::error::{Error, Result};
+use crate::faults::Faults;
 
-use super::{Conn, Settings};
+use super::{COMMIT, Conn, Settings};
 
 /// Writes that may wait for the task, and writes that share one commit.
 const QUEUE: usize = 1024;
@@ -33,12 +34,14 @@ pub(super) struct Sqlite {
     readers: SqlitePool,
     jobs: mpsc::Sender<Box<dyn Job>>,
     writer: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
+    faults: Faults,
 }
 
 impl Sqlite {
     pub(super) async fn open(
         settings: &Settings,
         migrations: &'static sqlx::migrate::Migrator,
+        faults: Faults,
     ) -> Result<Self> {
         let options = SqliteConnectOptions::from_str(&settings.url)?
             .journal_mode(SqliteJournalMode::Wal)
@@ -78,6 +81,7 @@ impl Sqlite {
             readers,
             jobs,
             writer: Arc::new(Mutex::new(Some(writer))),
+            faults,
         })
     }
 
@@ -97,6 +101,7 @@ impl Sqlite {
             body,
             outcome: None,
             answer,
+            faults: self.faults.clone(),
         };
         self.jobs.send(Box::new(job)).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
@@ -137,6 +142,7 @@ struct Write<I, T, F> {
     body: F,
     outcome: Option<Result<T>>,
     answer: oneshot::Sender<Result<T>>,
+    faults: Faults,
 }
 
 impl<I, T, F> Job for Write<I, T, F>
@@ -150,7 +156,11 @@ where
             let mut conn = Conn::Sqlite(conn);
             // A panic in one write must not end the task that all writes go through. The call
             // stands within the future: a body may panic before it has made its own.
-            let call = async { (self.body)(&mut conn, &self.input).await };
+            let call = async {
+                let value = (self.body)(&mut conn, &self.input).await?;
+                self.faults.step(COMMIT).await?;
+                Ok(value)
+            };
             let outcome = AssertUnwindSafe(call)
                 .catch_unwind()
                 .await

@@ -128,7 +128,12 @@ impl Conn<'_> {
         if self.usage_add_within(tenant, change, quota).await? {
             return Ok(true);
         }
-        // There may be no row yet.
+        self.usage_begin(tenant).await?;
+        self.usage_add_within(tenant, change, quota).await
+    }
+
+    /// Makes the row that changes wait for, where there is none yet.
+    async fn usage_begin(&mut self, tenant: &Tenant) -> Result<()> {
         on!(self, |c| {
             sqlx::query(
                 "INSERT INTO usage (tenant, shard, bytes, files, reserved_bytes, reserved_files)
@@ -138,7 +143,7 @@ impl Conn<'_> {
             .execute(c)
             .await?;
         });
-        self.usage_add_within(tenant, change, quota).await
+        Ok(())
     }
 
     async fn usage_add(&mut self, tenant: &Tenant, change: Change, any_row: bool) -> Result<()> {
@@ -227,6 +232,8 @@ impl Conn<'_> {
     /// Records what there is for one tenant; whether anything had to be changed.
     pub async fn usage_mend(&mut self, tenant: &Tenant) -> Result<bool> {
         self.without_time_limit().await?;
+        // Without a row to wait for, two who mend at once would both add what is missing.
+        self.usage_begin(tenant).await?;
         // Whoever changes the usage now has changed the rows that are counted, unseen: it must come
         // after this.
         if let Self::Postgres(c) = self {

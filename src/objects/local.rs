@@ -5,8 +5,8 @@
 //! `box fsck` can see. With `fsync`, an answer means that a power cut can't take it back.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{ErrorKind, IoSlice, Write};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,14 +14,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use rustix::buffer::spare_capacity;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
+use crate::faults::Faults;
 use crate::id::ObjectId;
 
 use super::keys::{ObjectKey, Root};
 use super::{ByteStream, CALL_TIMEOUT, Found, Lease, Listed};
+
+mod disk;
+
+use disk::{Disk, is_absent};
 
 /// The bytes read in one hop to the blocking pool: the first read is small, so that a small
 /// file costs little, then they double. Two of the largest are all that a download holds.
@@ -34,6 +38,7 @@ pub(super) struct Local {
 }
 
 struct Inner {
+    disk: Disk,
     directory: PathBuf,
     fsync: bool,
     /// Directories that exist and whose entries are durable. Nobody else removes directories here.
@@ -41,9 +46,10 @@ struct Inner {
 }
 
 impl Local {
-    pub(super) fn open(directory: &Path, root: &Root, fsync: bool) -> Result<Self> {
+    pub(super) fn open(directory: &Path, root: &Root, fsync: bool, faults: Faults) -> Result<Self> {
         let local = Self {
             inner: Arc::new(Inner {
+                disk: Disk::new(faults),
                 directory: directory.to_owned(),
                 fsync,
                 made: Mutex::new(HashSet::new()),
@@ -75,27 +81,30 @@ impl Local {
         let path = self.path(path);
         let first_end = range.end.min(range.start.saturating_add(FIRST_READ));
         let first = range.start..first_end;
+        let store = self.inner.clone();
         let (file, bytes) = blocking(move || {
-            let file = match File::open(&path) {
+            let file = match store.disk.open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     return Err(Error::not_found());
                 }
                 Err(error) => return Err(Error::unavailable(error)),
             };
-            let bytes = read_exactly(&file, first)?;
+            let bytes = store.read_exactly(&file, first)?;
             Ok((Arc::new(file), bytes))
         })
         .await?;
         if first_end == range.end {
             return Ok(futures::stream::iter([Ok(bytes)]).boxed());
         }
-        Ok(read_ahead(file, bytes, first_end..range.end).boxed())
+        let store = self.inner.clone();
+        Ok(read_ahead(store, file, bytes, first_end..range.end).boxed())
     }
 
     pub(super) async fn head(&self, path: &str) -> Result<Option<Found>> {
         let path = self.path(path);
-        blocking(move || match fs::metadata(&path) {
+        let store = self.inner.clone();
+        blocking(move || match store.disk.metadata(&path) {
             Ok(metadata) if metadata.is_file() => Ok(Some(Found {
                 size: metadata.len(),
             })),
@@ -122,8 +131,10 @@ impl Local {
         blocking(move || {
             // Made at start and never removed: without it the disk is not mounted, and what is not
             // found on it is not gone.
-            if !tmp.is_dir() {
-                return Err(Error::unavailable("the store's directory is not there"));
+            match store.disk.metadata(&tmp) {
+                Ok(metadata) if metadata.is_dir() => {}
+                Err(error) if !is_absent(&error) => return Err(Error::unavailable(error)),
+                _ => return Err(Error::unavailable("the store's directory is not there")),
             }
             let mut found = false;
             // The temporary names go first: a writer that wakes up late then has nothing to rename.
@@ -137,13 +148,13 @@ impl Local {
     }
 
     pub(super) fn list(&self, root: &Root) -> BoxStream<'static, Result<Listed>> {
-        let directory = self.inner.directory.clone();
+        let store = self.inner.clone();
         let top = self.path(root.listing_prefix().trim_end_matches('/'));
         let (send, mut receive) = tokio::sync::mpsc::channel(256);
         tokio::task::spawn_blocking(move || {
             let mut pending = vec![top];
             while let Some(next) = pending.pop() {
-                if let Err(error) = list_directory(&directory, &next, &mut pending, &send) {
+                if let Err(error) = list_directory(&store, &next, &mut pending, &send) {
                     // A directory that went away meanwhile has nothing to list.
                     if !is_absent(&error)
                         && send.blocking_send(Err(Error::unavailable(error))).is_err()
@@ -161,7 +172,8 @@ impl Local {
 
     pub(super) async fn marker_get(&self, path: &str) -> Result<Option<Bytes>> {
         let path = self.path(path);
-        blocking(move || match fs::read(&path) {
+        let store = self.inner.clone();
+        blocking(move || match store.disk.read(&path) {
             Ok(content) => Ok(Some(Bytes::from(content))),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(Error::unavailable(error)),
@@ -181,15 +193,12 @@ impl Local {
         let store = self.inner.clone();
         blocking(move || {
             let create = || -> std::io::Result<bool> {
-                let mut file = File::create(&aside)?;
-                file.write_all(&content)?;
-                file.sync_all()?;
-                let created = match fs::hard_link(&aside, &path) {
-                    Ok(()) => true,
-                    Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
-                    Err(error) => return Err(error),
-                };
-                fs::remove_file(&aside)?;
+                let disk = &store.disk;
+                let file = disk.create_new(&aside)?;
+                disk.write(&file, &[content])?;
+                disk.sync(&file)?;
+                let created = disk.link(&aside, &path)?;
+                disk.remove(&aside)?;
                 store.sync_parent(&path)?;
                 Ok(created)
             };
@@ -218,13 +227,10 @@ impl Inner {
             if directory.starts_with(&self.directory) && directory != self.directory {
                 self.make_directory(parent)?;
             } else {
-                fs::create_dir_all(parent)?;
+                self.disk.create_directories(parent)?;
             }
         }
-        match fs::create_dir(directory) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            other => other?,
-        }
+        self.disk.create_directory(directory)?;
         self.sync_parent(directory)?;
         self.made
             .lock()
@@ -236,21 +242,40 @@ impl Inner {
     /// Makes the names in the directory of `path` durable.
     fn sync_parent(&self, path: &Path) -> std::io::Result<()> {
         match path.parent().filter(|_| self.fsync) {
-            Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+            Some(parent) if !parent.as_os_str().is_empty() => self.disk.sync_directory(parent),
             _ => Ok(()),
         }
     }
 
+    fn open_once(
+        &self,
+        file: Option<Arc<File>>,
+        temporary: &Path,
+        lease: &Lease,
+    ) -> Result<Arc<File>> {
+        if let Some(file) = file {
+            return Ok(file);
+        }
+        lease.outlasts(CALL_TIMEOUT)?;
+        // A name holds the object's id and the writer's epoch: nobody else's bytes can be there.
+        let file = self.disk.create_new(temporary).map_err(storage_error)?;
+        Ok(Arc::new(file))
+    }
+
     /// True when there was something to remove. Durable, for the row that vouches for it goes next.
     fn unlink(&self, path: &Path) -> Result<bool> {
-        match fs::remove_file(path) {
-            Ok(()) => {
-                self.sync_parent(path).map_err(Error::unavailable)?;
-                Ok(true)
-            }
-            Err(error) if is_absent(&error) => Ok(false),
-            Err(error) => Err(Error::unavailable(error)),
+        let removed = self.disk.remove(path).map_err(Error::unavailable)?;
+        if removed {
+            self.sync_parent(path).map_err(Error::unavailable)?;
         }
+        Ok(removed)
+    }
+
+    fn read_exactly(&self, file: &File, range: Range<u64>) -> Result<Bytes> {
+        let length = usize::try_from(range.end - range.start).map_err(Error::internal)?;
+        self.disk
+            .read_exactly(file, range.start, length)
+            .map_err(Error::unavailable)
     }
 }
 
@@ -276,11 +301,12 @@ impl Writer {
     pub(super) async fn write(&mut self, chunks: Vec<Bytes>) -> Result<()> {
         let file = self.take_file()?;
         let temporary = self.temporary.clone();
+        let store = self.store.clone();
         let lease = self.lease.clone();
         let file = self
             .run(move || {
-                let file = open_once(file, &temporary, &lease)?;
-                write_all(&file, &chunks).map_err(storage_error)?;
+                let file = store.open_once(file, &temporary, &lease)?;
+                store.disk.write(&file, &chunks).map_err(storage_error)?;
                 Ok(file)
             })
             .await?;
@@ -303,17 +329,20 @@ impl Writer {
         let store = self.store.clone();
         let lease = self.lease.clone();
         self.run(move || {
-            let file = open_once(file, &temporary, &lease)?;
-            write_all(&file, &chunks).map_err(storage_error)?;
+            let file = store.open_once(file, &temporary, &lease)?;
+            if !chunks.is_empty() {
+                store.disk.write(&file, &chunks).map_err(storage_error)?;
+            }
             if store.fsync {
-                file.sync_all().map_err(storage_error)?;
+                store.disk.sync(&file).map_err(storage_error)?;
             }
             if let Some(parent) = destination.parent() {
                 store.make_directory(parent).map_err(storage_error)?;
             }
             // Asked here, not before the flush: a flush may take longer than a lease.
             lease.outlasts(CALL_TIMEOUT)?;
-            fs::rename(&temporary, &destination).map_err(storage_error)?;
+            let renamed = store.disk.rename(&temporary, &destination);
+            renamed.map_err(storage_error)?;
             store.sync_parent(&destination).map_err(storage_error)
         })
         .await?;
@@ -358,34 +387,9 @@ impl Writer {
     }
 }
 
-fn open_once(file: Option<Arc<File>>, temporary: &Path, lease: &Lease) -> Result<Arc<File>> {
-    if let Some(file) = file {
-        return Ok(file);
-    }
-    lease.outlasts(CALL_TIMEOUT)?;
-    // A name holds the object's id and the writer's epoch: nobody else's bytes can be there.
-    File::create_new(temporary)
-        .map(Arc::new)
-        .map_err(storage_error)
-}
-
-fn write_all(mut file: &File, chunks: &[Bytes]) -> std::io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
-    let mut rest = slices.as_mut_slice();
-    IoSlice::advance_slices(&mut rest, 0);
-    while !rest.is_empty() {
-        match file.write_vectored(rest) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut rest, written),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// The rest of a file, one read ahead of the reader.
 fn read_ahead(
+    store: Arc<Inner>,
     file: Arc<File>,
     first: Bytes,
     rest: Range<u64>,
@@ -398,8 +402,8 @@ fn read_ahead(
             length = (length * 2).min(LARGEST_READ);
             let next = at..rest.end.min(at + length);
             at = next.end;
-            let file = file.clone();
-            let reading = tokio::task::spawn_blocking(move || read_exactly(&file, next));
+            let (store, file) = (store.clone(), file.clone());
+            let reading = tokio::task::spawn_blocking(move || store.read_exactly(&file, next));
             yield ready;
             ready = reading.await.map_err(Error::internal)??;
         }
@@ -407,29 +411,13 @@ fn read_ahead(
     }
 }
 
-fn read_exactly(file: &File, range: Range<u64>) -> Result<Bytes> {
-    let length = usize::try_from(range.end - range.start).map_err(Error::internal)?;
-    let mut buffer = Vec::with_capacity(length);
-    while buffer.len() < length {
-        let at = range.start + buffer.len() as u64;
-        match rustix::io::pread(file, spare_capacity(&mut buffer), at) {
-            Ok(0) => return Err(Error::unavailable("an object is shorter than its row says")),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(Error::unavailable(error)),
-        }
-    }
-    // The allocator may have given more room than was asked for, and the read fills all of it.
-    buffer.truncate(length);
-    Ok(Bytes::from(buffer))
-}
-
 fn list_directory(
-    base: &Path,
+    store: &Inner,
     directory: &Path,
     pending: &mut Vec<PathBuf>,
     send: &tokio::sync::mpsc::Sender<Result<Listed>>,
 ) -> std::io::Result<()> {
-    for entry in fs::read_dir(directory)? {
+    for entry in store.disk.list(directory)? {
         let entry = entry?;
         let metadata = match entry.metadata() {
             Ok(metadata) => metadata,
@@ -441,7 +429,7 @@ fn list_directory(
             pending.push(path);
             continue;
         }
-        let relative = path.strip_prefix(base).unwrap_or(&path);
+        let relative = path.strip_prefix(&store.directory).unwrap_or(&path);
         let listed = Listed {
             path: relative.to_string_lossy().into_owned(),
             size: metadata.len(),
@@ -457,10 +445,6 @@ fn list_directory(
         }
     }
     Ok(())
-}
-
-fn is_absent(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// A full disk is told apart: the operator must act on it, and the caller may come back later.

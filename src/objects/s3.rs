@@ -25,8 +25,10 @@ use url::Url;
 
 use super::{ByteStream, CALL_TIMEOUT, Found, Lease};
 use crate::error::{Error, Result};
+use crate::faults::Faults;
 
 mod listing;
+mod points;
 mod writer;
 
 pub(super) use writer::Writer;
@@ -91,6 +93,8 @@ struct Inner {
     patient: AmazonS3,
     /// Never retries by itself, so that a writer learns of each try whose outcome is unknown.
     strict: AmazonS3,
+    /// Before a second try of a call.
+    first_pause: Duration,
     http: HttpClient,
     /// The bucket's own URL, without a slash at its end.
     bucket_url: String,
@@ -108,7 +112,7 @@ impl HttpConnector for Shared {
 }
 
 impl S3 {
-    pub(super) fn open(settings: &S3Settings) -> Result<Self> {
+    pub(super) fn open(settings: &S3Settings, faults: Faults) -> Result<Self> {
         if settings.bucket.is_empty() {
             return Err(Error::unavailable("no bucket is named"));
         }
@@ -128,13 +132,15 @@ impl S3 {
         let http = ReqwestConnector::default()
             .connect(&options)
             .map_err(Error::unavailable)?;
+        let first_pause = faults.pause(FIRST_PAUSE);
+        let http = points::between(http, faults);
 
         // Built for its credentials alone: those that come over the network need a client of their
         // own, since instances hand them out over plain http.
         let credentials = chain
             .with_bucket_name(&settings.bucket)
             .with_region(&region)
-            .with_retry(patiently())
+            .with_retry(patiently(FIRST_PAUSE))
             .with_client_options(options.clone())
             .build()
             .map_err(Error::unavailable)?
@@ -165,8 +171,9 @@ impl S3 {
         };
         Ok(Self {
             inner: Arc::new(Inner {
-                patient: store(patiently())?,
+                patient: store(patiently(first_pause))?,
                 strict: store(never)?,
+                first_pause,
                 http,
                 bucket_url,
                 region,
@@ -208,10 +215,26 @@ impl S3 {
     }
 
     pub(super) async fn erase(&self, key: &str) -> Result<bool> {
+        // The uploads go first: what completes meanwhile is seen, and deleted, at the key.
+        let mut found = self.abort_uploads(key).await?;
+        // A delete doesn't tell whether there was anything.
+        if self.head(key).await?.is_some() {
+            found = true;
+            let path = path(key)?;
+            match in_time(self.inner.patient.delete(&path)).await? {
+                Ok(()) => {}
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(Error::unavailable(error)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Ends every multipart upload of exactly this key; whether there was any.
+    async fn abort_uploads(&self, key: &str) -> Result<bool> {
         let path = path(key)?;
         let store = &self.inner.patient;
         let mut found = false;
-        // The uploads go first: what completes meanwhile is seen, and deleted, at the key.
         let mut pages = Box::pin(self.upload_pages(key.to_owned()));
         while let Some(page) = pages.next().await {
             // The prefix of a listing also matches longer keys.
@@ -222,15 +245,6 @@ impl S3 {
                     Err(error) if is_absent(&error) => {}
                     Err(error) => return Err(Error::unavailable(error)),
                 }
-            }
-        }
-        // A delete doesn't tell whether there was anything.
-        if self.head(key).await?.is_some() {
-            found = true;
-            match in_time(store.delete(&path)).await? {
-                Ok(()) => {}
-                Err(error) if is_absent(&error) => {}
-                Err(error) => return Err(Error::unavailable(error)),
             }
         }
         Ok(found)
@@ -336,13 +350,13 @@ fn exactly(
 
 /// For calls that change nothing, or nothing that a second try would change. The limit on the time
 /// is none: it would count from a download's start, and leave its later parts without a retry.
-fn patiently() -> RetryConfig {
+fn patiently(first_pause: Duration) -> RetryConfig {
     RetryConfig {
         max_retries: 4,
         retry_timeout: Duration::MAX,
         backoff: BackoffConfig {
-            init_backoff: FIRST_PAUSE,
-            max_backoff: Duration::from_secs(2),
+            init_backoff: first_pause,
+            max_backoff: first_pause * 10,
             base: 2.0,
         },
     }
@@ -493,12 +507,12 @@ mod tests {
             secret_access_key: None,
             ..settings()
         };
-        assert!(S3::open(&half).is_err());
+        assert!(S3::open(&half, Faults::none()).is_err());
         let nameless = S3Settings {
             bucket: String::new(),
             ..settings()
         };
-        assert!(S3::open(&nameless).is_err());
+        assert!(S3::open(&nameless, Faults::none()).is_err());
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! A database and a store belong to each other and to one environment; a service that is configured
 //! for another one refuses to start.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use box_service::app::App;
 
 use crate::harness::client::{id, send};
@@ -15,6 +18,7 @@ on_every_pair!(
     what_is_refused_leaves_no_trace,
     a_store_that_was_emptied_is_refused,
     services_that_start_at_once_agree,
+    a_first_start_that_was_cut_off_leaves_nothing,
     two_services_serve_each_others_files,
     environments_in_one_bucket_are_strangers,
 );
@@ -119,6 +123,44 @@ async fn services_that_start_at_once_agree(service: &Service) {
     ];
     let refusals = futures::future::join_all((0..4).map(|_| refusal(service, &changes))).await;
     assert_eq!(refusals, [const { None }; 4]);
+}
+
+async fn a_first_start_that_was_cut_off_leaves_nothing(service: &Service) {
+    if service.local_store().is_none() {
+        // On S3 the marker is one PUT.
+        return;
+    }
+    let own = Database::create(kind(service)).await.unwrap();
+    let store = other_store(service);
+    let changes = [("BOX_DATABASE__URL", own.url()), ("BOX_STORE__URL", &store)];
+    let root = Path::new(store.strip_prefix("file:").unwrap()).join("test");
+    let tmp = root.join("tmp");
+    std::fs::create_dir_all(&root).unwrap();
+    // Temporary names on another file system: the marker is written there and can't be linked to its
+    // place, which is what a crash between the two leaves.
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let device = |path: &Path| std::fs::metadata(path).unwrap().dev();
+    if device(elsewhere.path()) == device(&root) {
+        eprintln!("skipped: /dev/shm is not another file system");
+        return;
+    }
+    std::os::unix::fs::symlink(elsewhere.path(), &tmp).unwrap();
+    assert!(refusal(service, &changes).await.is_some());
+    std::fs::remove_file(&tmp).unwrap();
+    std::fs::create_dir(&tmp).unwrap();
+    let names = || std::fs::read_dir(&tmp).unwrap().count();
+    for entry in std::fs::read_dir(elsewhere.path()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), tmp.join(entry.file_name())).unwrap();
+    }
+    assert_eq!(names(), 1);
+
+    let next = service.another_with(&changes).await;
+    let report = next.fsck().await;
+    assert_eq!(report.problems.len(), 0, "{report}");
+    next.assert_holds(0).await;
+    assert_eq!(names(), 0);
+    next.stop().await;
 }
 
 async fn two_services_serve_each_others_files(service: &Service) {

@@ -5,6 +5,7 @@ mod connections;
 mod consistency;
 mod contents;
 mod deployment;
+mod faults;
 mod files;
 mod harness;
 mod idempotency;

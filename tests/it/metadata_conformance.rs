@@ -56,14 +56,19 @@ macro_rules! conformance {
 }
 
 mod containment;
+mod drifts;
 mod files;
 mod folders;
+mod idempotency;
 mod lists;
+mod migrations;
 mod objects;
 mod opening;
 mod others;
+mod reservations;
 mod search;
 mod times;
+mod usage;
 mod versions;
 mod writes;
 
@@ -134,7 +139,7 @@ impl Fixture {
 
     async fn publish(&self, id: ObjectId, epoch: i64, now: Timestamp) -> bool {
         change!(self.metadata, |tx| tx
-            .object_publish(id, epoch, now, SIZE, &SHA256))
+            .object_publish(id, epoch, now, SIZE, &SHA256, true))
         .await
         .unwrap()
         .is_some()

@@ -11,7 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{ATTEMPTS, FIRST_PAUSE, S3, in_time};
+use super::{ATTEMPTS, S3, in_time};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::objects::Listed;
@@ -106,7 +106,7 @@ impl S3 {
             url.extend(utf8_percent_encode(value, QUERY));
         }
         let document = in_time(async {
-            let mut pause = FIRST_PAUSE;
+            let mut pause = self.inner.first_pause;
             for _ in 1..ATTEMPTS {
                 match self.fetch_once(&url).await {
                     Err(Unfetched::Transient(_)) => {}

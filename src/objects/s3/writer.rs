@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use object_store::client::{HttpError, HttpErrorKind};
@@ -11,7 +12,7 @@ use object_store::{MultipartId, ObjectStoreExt, PutPayload};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{ATTEMPTS, FIRST_PAUSE, S3, in_time, is_absent, late, path};
+use super::{ATTEMPTS, S3, in_time, is_absent, late, path};
 use crate::error::{Error, Result};
 use crate::objects::{CALL_TIMEOUT, Found, Lease};
 
@@ -47,6 +48,8 @@ pub struct Writer {
     written: u64,
     /// Known from the moment that a second part begins.
     upload: Option<MultipartId>,
+    /// The store may have begun another upload, whose id was lost on its way.
+    stray_upload: bool,
     /// By their number from 0; None while it is being sent.
     parts: Vec<Option<PartId>>,
     sending: JoinSet<Result<Sent>>,
@@ -83,6 +86,7 @@ impl Writer {
             filling: Part::default(),
             written: 0,
             upload: None,
+            stray_upload: false,
             parts: Vec::new(),
             sending: JoinSet::new(),
             spare: Vec::new(),
@@ -123,7 +127,7 @@ impl Writer {
                 let payload = self.filling.payload();
                 let path = &path;
                 let put = || store.strict.put(path, payload.clone());
-                call(&self.lease, &self.open_calls, put).await?;
+                call(&self.lease, &self.open_calls, store.first_pause, put).await?;
             }
             Some(upload) => {
                 let upload = upload.clone();
@@ -140,7 +144,7 @@ impl Writer {
                         .strict
                         .complete_multipart(&path, &upload, parts.clone())
                 };
-                match call(&self.lease, &self.open_calls, complete).await {
+                match call(&self.lease, &self.open_calls, store.first_pause, complete).await {
                     Ok(_) => {}
                     // An earlier try may have completed it.
                     Err(Failed::Answered(error)) if is_absent(&error) => {
@@ -150,6 +154,12 @@ impl Writer {
                         }
                     }
                     Err(error) => return Err(error.into()),
+                }
+                if self.stray_upload
+                    && let Err(error) = self.store.abort_uploads(&self.key).await
+                {
+                    // It has no parts, and goes with the object.
+                    tracing::warn!(key = self.key, %error, "another upload of a key may be left open");
                 }
             }
         }
@@ -213,7 +223,8 @@ impl Writer {
             Some(upload) => upload.clone(),
             None => {
                 let create = || store.strict.create_multipart(&path);
-                let upload = call(&self.lease, &self.open_calls, create).await?;
+                let upload = call(&self.lease, &self.open_calls, store.first_pause, create).await?;
+                self.stray_upload = !self.settled();
                 self.upload.insert(upload).clone()
             }
         };
@@ -230,7 +241,7 @@ impl Writer {
                 let payload = pieces.iter().cloned().collect();
                 store.strict.put_part(&path, &upload, index, payload)
             };
-            let id = call(&lease, &open_calls, put).await?;
+            let id = call(&lease, &open_calls, store.first_pause, put).await?;
             Ok(Sent { index, id, pieces })
         });
         Ok(())
@@ -375,10 +386,11 @@ impl From<Failed> for Error {
 /// Makes a call that could write, a few times if it must, all within one [`CALL_TIMEOUT`].
 ///
 /// Each may be made twice: parts and objects have one content, and of an upload that was created
-/// twice, one stays without parts until the key is erased.
+/// twice, one stays without parts until the writer has finished.
 async fn call<T, F>(
     lease: &Lease,
     open_calls: &OpenCalls,
+    first_pause: Duration,
     attempt: impl Fn() -> F,
 ) -> Result<T, Failed>
 where
@@ -386,7 +398,7 @@ where
 {
     lease.outlasts(CALL_TIMEOUT).map_err(Failed::Unanswered)?;
     let deadline = Instant::now() + CALL_TIMEOUT;
-    let mut pause = FIRST_PAUSE;
+    let mut pause = first_pause;
     let mut tries = 0;
     loop {
         tries += 1;

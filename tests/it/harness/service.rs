@@ -39,16 +39,18 @@ pub struct Service {
 }
 
 /// Removed when the test ends.
-struct Parts {
+pub struct Parts {
     _database: Database,
     _directory: tempfile::TempDir,
 }
 
-const SECRET: &str = "a secret of thirty-two bytes and some more";
-
-impl Service {
-    /// With `BOX_*` variables of the test's own. None where the pair is to be skipped.
-    pub async fn start_with(pair: Pair, variables: &[(&str, &str)]) -> Option<Self> {
+impl Parts {
+    /// An empty database and an empty store, and the variables that lead to them. None where the pair
+    /// is to be skipped.
+    pub async fn create(
+        pair: Pair,
+        variables: &[(&str, &str)],
+    ) -> Option<(Self, Vec<(String, String)>)> {
         let kind = match pair {
             Pair::SqliteLocal => Kind::Sqlite,
             Pair::PostgresLocal | Pair::PostgresS3 => Kind::Postgres,
@@ -79,11 +81,26 @@ impl Service {
             Pair::PostgresS3 => all.extend(s3_variables()?),
         }
         let all = laid_over(all, variables);
-        let parts = Parts {
+        let parts = Self {
             _database: database,
             _directory: directory,
         };
-        let clock = Clock::manual(Timestamp::parse("2026-01-31T12:00:00.123456Z").unwrap());
+        Some((parts, all))
+    }
+}
+
+/// When every test begins.
+pub fn start_of_time() -> Clock {
+    Clock::manual(Timestamp::parse("2026-01-31T12:00:00.123456Z").unwrap())
+}
+
+const SECRET: &str = "a secret of thirty-two bytes and some more";
+
+impl Service {
+    /// With `BOX_*` variables of the test's own. None where the pair is to be skipped.
+    pub async fn start_with(pair: Pair, variables: &[(&str, &str)]) -> Option<Self> {
+        let (parts, all) = Parts::create(pair, variables).await?;
+        let clock = start_of_time();
         Some(Self::run(pair, all, clock, Some(parts)).await)
     }
 

@@ -20,6 +20,7 @@ conformance!(
     a_size_past_63_bits_is_refused,
     a_settled_object_is_abandoned,
     an_unsettled_object_is_remembered_until_it_is_quiet,
+    an_object_that_was_published_unsettled_is_remembered_until_it_is_quiet,
     only_a_writing_object_is_abandoned,
     the_last_reference_that_goes_makes_an_object_dead,
     an_object_is_remembered_until_it_is_quiet_and_due,
@@ -156,7 +157,8 @@ async fn a_size_past_63_bits_is_refused(fixture: Fixture) {
             FIRST_EPOCH,
             at(1),
             size,
-            &SHA256
+            &SHA256,
+            true
         ))
     };
     let most = u64::try_from(i64::MAX).unwrap();
@@ -184,6 +186,25 @@ async fn a_settled_object_is_abandoned(fixture: Fixture) {
     // Nothing can arrive any more: the row may go at once.
     assert_eq!(object.delete_at, Some(at(5)));
     assert_eq!(object.forget_at, Some(at(5)));
+}
+
+async fn an_object_that_was_published_unsettled_is_remembered_until_it_is_quiet(fixture: Fixture) {
+    let id = fixture.writing(at(100), at(200)).await;
+    let published = change!(fixture.metadata, |tx| tx.object_publish(
+        id,
+        FIRST_EPOCH,
+        at(10),
+        SIZE,
+        &SHA256,
+        false
+    ));
+    assert!(published.await.unwrap().is_some());
+    change!(fixture.metadata, |tx| tx.object_release(id, at(20)))
+        .await
+        .unwrap();
+    let object = fixture.object(id).await;
+    assert_eq!(object.delete_at, Some(at(20)));
+    assert_eq!(object.forget_at, Some(at(200)));
 }
 
 async fn an_unsettled_object_is_remembered_until_it_is_quiet(fixture: Fixture) {

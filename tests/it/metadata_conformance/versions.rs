@@ -25,7 +25,7 @@ conformance!(
 
 impl Fixture {
     /// What a file had as its content at second 20.
-    fn version(&self, file: &File, version: i64, object_id: ObjectId) -> Version {
+    pub(super) fn version(&self, file: &File, version: i64, object_id: ObjectId) -> Version {
         Version {
             file_id: file.id,
             version,
@@ -40,7 +40,7 @@ impl Fixture {
         }
     }
 
-    async fn insert_version(&self, version: &Version) {
+    pub(super) async fn insert_version(&self, version: &Version) {
         let inserted = change!(self.metadata, version.clone(), |tx, version| tx
             .version_insert(version));
         inserted.await.unwrap();

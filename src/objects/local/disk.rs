@@ -1,0 +1,147 @@
+//! The file system, a step at a time.
+//!
+//! All that the store does to a disk goes through here, so that every step has its fault points; a
+//! test fails where `local.rs` names `std::fs` itself.
+
+use std::fs::{self, File, Metadata, ReadDir};
+use std::io::{Error, ErrorKind, IoSlice, Result, Write};
+use std::path::Path;
+
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+
+use crate::faults::Faults;
+
+pub(super) struct Disk {
+    faults: Faults,
+}
+
+impl Disk {
+    pub(super) fn new(faults: Faults) -> Self {
+        Self { faults }
+    }
+
+    /// A step that changes what is on the disk: it may fail before, and once it is done.
+    fn change<T>(&self, name: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.faults.step_blocking(name).map_err(Error::other)?;
+        let outcome = step()?;
+        self.faults.step_blocking(name).map_err(Error::other)?;
+        Ok(outcome)
+    }
+
+    fn look<T>(&self, name: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.faults.step_blocking(name).map_err(Error::other)?;
+        step()
+    }
+
+    /// Makes a file that must not be there.
+    pub(super) fn create_new(&self, path: &Path) -> Result<File> {
+        self.change("objects.create", || File::create_new(path))
+    }
+
+    pub(super) fn write(&self, file: &File, chunks: &[Bytes]) -> Result<()> {
+        self.change("objects.write", || write_all(file, chunks))
+    }
+
+    pub(super) fn sync(&self, file: &File) -> Result<()> {
+        self.change("objects.sync", || file.sync_all())
+    }
+
+    pub(super) fn sync_directory(&self, path: &Path) -> Result<()> {
+        self.change("objects.sync-directory", || File::open(path)?.sync_all())
+    }
+
+    /// Makes a directory that may be there already.
+    pub(super) fn create_directory(&self, path: &Path) -> Result<()> {
+        self.change("objects.create-directory", || match fs::create_dir(path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        })
+    }
+
+    pub(super) fn create_directories(&self, path: &Path) -> Result<()> {
+        self.change("objects.create-directory", || fs::create_dir_all(path))
+    }
+
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.change("objects.rename", || fs::rename(from, to))
+    }
+
+    /// A second name for a file; false when the name is taken.
+    pub(super) fn link(&self, from: &Path, to: &Path) -> Result<bool> {
+        self.change("objects.link", || match fs::hard_link(from, to) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// False when there was nothing to remove.
+    pub(super) fn remove(&self, path: &Path) -> Result<bool> {
+        self.change("objects.remove", || match fs::remove_file(path) {
+            Ok(()) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(error),
+        })
+    }
+
+    pub(super) fn open(&self, path: &Path) -> Result<File> {
+        self.look("objects.open", || File::open(path))
+    }
+
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>> {
+        self.look("objects.read", || fs::read(path))
+    }
+
+    pub(super) fn metadata(&self, path: &Path) -> Result<Metadata> {
+        self.look("objects.metadata", || fs::metadata(path))
+    }
+
+    pub(super) fn list(&self, path: &Path) -> Result<ReadDir> {
+        self.look("objects.list", || fs::read_dir(path))
+    }
+
+    /// So many bytes from `start` on.
+    pub(super) fn read_exactly(&self, file: &File, start: u64, length: usize) -> Result<Bytes> {
+        self.look("objects.read", || read_exactly(file, start, length))
+    }
+}
+
+pub(super) fn is_absent(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+fn write_all(mut file: &File, chunks: &[Bytes]) -> Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+    let mut rest = slices.as_mut_slice();
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn read_exactly(file: &File, start: u64, length: usize) -> Result<Bytes> {
+    let mut buffer = Vec::with_capacity(length);
+    while buffer.len() < length {
+        let at = start + buffer.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut buffer), at) {
+            Ok(0) => {
+                return Err(Error::new(
+                    ErrorKind::UnexpectedEof,
+                    "an object is shorter than its row says",
+                ));
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The allocator may have given more room than was asked for, and the read fills all of it.
+    buffer.truncate(length);
+    Ok(Bytes::from(buffer))
+}

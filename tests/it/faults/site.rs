@@ -1,0 +1,158 @@
+//! One database and one store, and the processes that come and go over them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use box_service::app;
+use box_service::clock::Clock;
+use box_service::config::Config;
+use box_service::domain::fsck::{Options, Report};
+use box_service::domain::{Caller, Domain};
+use box_service::faults::{Faults, Pause};
+use box_service::objects::Listed;
+use futures::{FutureExt, TryStreamExt};
+
+use crate::harness::service::{Pair, Parts, config, laid_over, start_of_time};
+
+/// As configured by default.
+pub const LEASE: Duration = Duration::from_secs(30);
+pub const HORIZON: Duration = Duration::from_secs(3_600);
+
+pub struct Site {
+    pub pair: Pair,
+    pub clock: Clock,
+    /// A process without faults.
+    pub calm: Domain,
+    /// Another replica, which does not wait for long.
+    other: Domain,
+    config: Config,
+    callers: AtomicU64,
+    _parts: Parts,
+}
+
+impl Site {
+    /// None where the pair is to be skipped.
+    pub async fn open(pair: Pair, variables: &[(&str, &str)]) -> Option<Self> {
+        let (parts, all) = Parts::create(pair, &[]).await?;
+        let all = laid_over(
+            all,
+            &[
+                ("BOX_STORE__FSYNC", "true"),
+                ("BOX_DATABASE__MAX_CONNECTIONS", "4"),
+                ("BOX_VERSIONS__KEEP", "2"),
+                ("BOX_QUOTA__MAX_BYTES", "1GiB"),
+                ("BOX_QUOTA__MAX_FILES", "1000"),
+            ],
+        );
+        // An empty value takes one away.
+        let mut all = laid_over(all, variables);
+        all.retain(|(_, value)| !value.is_empty());
+        let clock = start_of_time();
+        let config_of = config(&all);
+        let calm = app::open_domain(&config_of, true, clock.clone())
+            .await
+            .unwrap();
+        let impatient = config(&laid_over(all, &[("BOX_DATABASE__TIMEOUT", "100ms")]));
+        // On a busy machine not even its first connection comes that soon.
+        let mut attempts = 0..100;
+        let other = loop {
+            match app::open_domain(&impatient, false, clock.clone()).await {
+                Ok(other) => break other,
+                Err(error) => assert!(attempts.next().is_some(), "{error}"),
+            }
+        };
+        Some(Self {
+            pair,
+            clock,
+            calm,
+            other,
+            config: config_of,
+            callers: AtomicU64::new(0),
+            _parts: parts,
+        })
+    }
+
+    /// A process that a fault can happen to.
+    pub async fn process(&self, faults: &Faults) -> Domain {
+        app::open_domain_with(&self.config, false, self.clock.clone(), faults.clone())
+            .await
+            .unwrap()
+    }
+
+    /// The end of a process: what it had open is let go.
+    pub async fn end(&self, process: Domain) {
+        let closed = tokio::time::timeout(Duration::from_secs(10), process.metadata.close()).await;
+        assert!(closed.is_ok(), "a process does not end");
+    }
+
+    /// Somebody who has sent nothing yet. Of one tenant, so that a listing stays short.
+    pub fn somebody(&self) -> Caller {
+        let number = self.callers.fetch_add(1, Ordering::SeqCst);
+        Caller {
+            tenant: "acme".parse().unwrap(),
+            subject: format!("tester-{number}"),
+            request_id: None,
+            remote_ip: None,
+        }
+    }
+
+    /// The time passes by more than a lease.
+    pub fn slow(&self) -> Pause {
+        let clock = self.clock.clone();
+        Arc::new(move || {
+            clock.advance(LEASE + Duration::from_secs(1));
+            std::future::ready(()).boxed()
+        })
+    }
+
+    /// The same, and another replica does meanwhile what it finds due.
+    pub fn paused(&self) -> Pause {
+        let (clock, other) = (self.clock.clone(), self.other.clone());
+        Arc::new(move || {
+            clock.advance(LEASE + Duration::from_secs(1));
+            let other = other.clone();
+            async move {
+                // Fails where the one that stands still has a transaction open.
+                let _ = other.reap().await;
+                let _ = other.sweep().await;
+                let _ = other.reap().await;
+            }
+            .boxed()
+        })
+    }
+
+    /// Everything that may be due by and by is done, and nothing can arrive any more.
+    pub async fn settle(&self, by: &Domain) {
+        by.reap().await.unwrap();
+        self.clock.advance(LEASE + Duration::from_secs(1));
+        by.reap().await.unwrap();
+        self.horizon_passes(by).await;
+    }
+
+    pub async fn horizon_passes(&self, by: &Domain) {
+        self.clock.advance(HORIZON + LEASE);
+        by.reap().await.unwrap();
+        // What could not be deleted at first is tried again.
+        self.clock.advance(Duration::from_secs(120));
+        by.reap().await.unwrap();
+    }
+
+    pub async fn fsck(&self, by: &Domain) -> Report {
+        let options = Options {
+            repair: false,
+            verify_checksums: true,
+        };
+        by.fsck(options).await.unwrap()
+    }
+
+    /// Database and store agree, and hold nothing that no file refers to.
+    pub async fn assert_sound(&self, by: &Domain) -> u64 {
+        let report = self.fsck(by).await;
+        if report.problems.is_empty() && report.objects == report.keys {
+            return report.objects;
+        }
+        let listed: Vec<Listed> = by.objects.list().try_collect().await.unwrap();
+        panic!("{report}{listed:#?}");
+    }
+}

@@ -1,0 +1,57 @@
+//! No step of a store passes by its fault points.
+
+use std::fs;
+use std::path::Path;
+
+fn source(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path);
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn the_local_store_touches_the_disk_in_one_module_only() {
+    let text = source("objects/local.rs");
+    for forbidden in [
+        "fs::",
+        "File::",
+        "OpenOptions",
+        "rustix",
+        ".sync_all",
+        "write_vectored",
+    ] {
+        let found = text
+            .lines()
+            .find(|line| line.contains(forbidden) && !line.starts_with("use std::fs::File;"));
+        assert_eq!(found, None, "this belongs in objects/local/disk.rs");
+    }
+}
+
+#[test]
+fn s3_has_one_client_for_its_bucket() {
+    let text = source("objects/s3.rs");
+    assert_eq!(text.matches("ReqwestConnector::default()").count(), 1);
+    assert_eq!(text.matches("points::between(http, faults)").count(), 1);
+    for module in ["listing", "writer", "points"] {
+        let text = source(&format!("objects/s3/{module}.rs"));
+        assert!(
+            !text.contains("reqwest::"),
+            "{module} has a client of its own"
+        );
+    }
+}
+
+#[test]
+fn the_database_has_one_way_in_for_reads_and_one_for_writes() {
+    let text = source("metadata.rs");
+    for (way, times) in [
+        ("pool.acquire()", 3),
+        ("pool.begin()", 1),
+        ("readers().acquire()", 1),
+    ] {
+        assert_eq!(
+            text.matches(way).count(),
+            times,
+            "{way}: a way past the fault points?"
+        );
+    }
+}
