@@ -1,7 +1,7 @@
 //! The object store: bytes at keys, in a local directory or in S3 and what speaks its protocol.
 //!
 //! One type, [`Objects`], is all that the layers above see. It knows nothing of the database:
-//! who may write which key, and when a key may go, is decided above (`domain::objects`).
+//! who may write which key, and when a key may go, is decided above (`domain::content`, `domain::reaper`).
 
 use std::ops::Range;
 use std::sync::Arc;

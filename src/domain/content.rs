@@ -214,7 +214,7 @@ impl Domain {
                     if let Some(key) = claimed {
                         tx.idempotency_release(key, id).await?;
                     }
-                    quota::give_back(tx, tenant, quota::unreserved(reserved)).await
+                    quota::record(tx, tenant, quota::unreserved(reserved)).await
                 }
                 .boxed()
             })

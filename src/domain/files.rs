@@ -253,7 +253,7 @@ impl Domain {
                             used,
                             reserved: -reserved,
                         };
-                        quota::give_back(tx, &file.tenant, change).await?;
+                        quota::record(tx, &file.tenant, change).await?;
                         Ok(true)
                     }
                     .boxed()

@@ -86,8 +86,8 @@ pub(super) async fn take(
     }
 }
 
-/// Gives back what was reserved, or records what is no longer used.
-pub(super) async fn give_back(tx: &mut Conn<'_>, tenant: &Tenant, change: Change) -> Result<()> {
+/// Records a change for which there is room: it was reserved before, or the change takes away.
+pub(super) async fn record(tx: &mut Conn<'_>, tenant: &Tenant, change: Change) -> Result<()> {
     tx.usage_change(tenant, change, Quota::default()).await?;
     Ok(())
 }

@@ -38,7 +38,7 @@ impl Domain {
                             *reserved.entry(tenant).or_default() += amount;
                         }
                         for (tenant, amount) in reserved {
-                            quota::give_back(tx, &tenant, quota::unreserved(amount)).await?;
+                            quota::record(tx, &tenant, quota::unreserved(amount)).await?;
                         }
                         Ok(count)
                     }

@@ -285,6 +285,6 @@ impl Released {
             used: -self.freed,
             ..Change::default()
         };
-        quota::give_back(tx, tenant, change).await
+        quota::record(tx, tenant, change).await
     }
 }

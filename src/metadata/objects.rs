@@ -2,7 +2,7 @@
 //!
 //! `writing` → `live` → `dead` → gone. Each method is one step, guarded by the state it starts
 //! from, so that two who try the same step can't both succeed. What the steps mean stands in
-//! `domain::objects`.
+//! `domain::content`, `domain::reaper`.
 
 use sqlx::FromRow;
 
