@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use tokio::task::JoinHandle;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
@@ -31,6 +32,10 @@ use disk::{Disk, is_absent};
 /// file costs little, then they double. Two of the largest are all that a download holds.
 const FIRST_READ: u64 = 64 * 1024;
 const LARGEST_READ: u64 = 512 * 1024;
+
+/// The bytes after which a flush runs beside the writing, so that the disk works while the bytes
+/// still come, and the flush at the end has little left to do.
+const FLUSH: u64 = 32 * 1024 * 1024;
 
 #[derive(Clone)]
 pub(super) struct Local {
@@ -74,6 +79,8 @@ impl Local {
             lease,
             progress: Progress::Writing(None),
             running: false,
+            unflushed: 0,
+            flush: None,
         }
     }
 
@@ -287,6 +294,10 @@ pub struct Writer {
     progress: Progress,
     /// A call is under way, or was when the future that made it was dropped.
     running: bool,
+    /// In bytes: what was written since the last flush began.
+    unflushed: u64,
+    /// A file tells of a failed write-back once: to whoever flushes it next.
+    flush: Option<JoinHandle<Result<()>>>,
 }
 
 enum Progress {
@@ -300,6 +311,7 @@ enum Progress {
 impl Writer {
     pub(super) async fn write(&mut self, chunks: Vec<Bytes>) -> Result<()> {
         let file = self.take_file()?;
+        self.unflushed += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         let temporary = self.temporary.clone();
         let store = self.store.clone();
         let lease = self.lease.clone();
@@ -310,8 +322,37 @@ impl Writer {
                 Ok(file)
             })
             .await?;
+        if self.store.fsync && self.unflushed >= FLUSH {
+            self.flush(file.clone()).await?;
+        }
         self.progress = Progress::Writing(Some(file));
         Ok(())
+    }
+
+    /// Has what was written so far flushed, unless the flush before is not done.
+    async fn flush(&mut self, file: Arc<File>) -> Result<()> {
+        if self
+            .flush
+            .as_ref()
+            .is_some_and(|flush| !flush.is_finished())
+        {
+            return Ok(());
+        }
+        self.flushed().await?;
+        self.unflushed = 0;
+        let store = self.store.clone();
+        self.flush = Some(tokio::task::spawn_blocking(move || {
+            store.disk.sync(&file).map_err(storage_error)
+        }));
+        Ok(())
+    }
+
+    /// Waits for the flush that was begun.
+    async fn flushed(&mut self) -> Result<()> {
+        match self.flush.take() {
+            Some(flush) => flush.await.map_err(Error::internal)?,
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn finish(&mut self) -> Result<()> {
@@ -324,6 +365,7 @@ impl Writer {
             return Ok(());
         }
         let file = self.take_file()?;
+        self.flushed().await?;
         let temporary = self.temporary.clone();
         let destination = self.destination.clone();
         let store = self.store.clone();
