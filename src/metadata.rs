@@ -37,6 +37,7 @@ mod dialect;
 pub mod events;
 pub mod files;
 pub mod idempotency;
+pub mod imports;
 pub mod objects;
 pub mod search;
 mod sqlite;
