@@ -178,6 +178,19 @@ impl Leaf for bool {
     }
 }
 
+impl Leaf for u16 {
+    const EXPECTED: &'static str = "a whole number from 0 to 65535";
+    const NATIVE: Native = Native::Integer;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| unlike::<Self>(text))
+    }
+
+    fn show(&self) -> Value {
+        Value::from(*self)
+    }
+}
+
 impl Leaf for u32 {
     const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
     const NATIVE: Native = Native::Integer;

@@ -261,19 +261,17 @@ pub struct Claimable {
     pub created_by: String,
 }
 
-/// An import with its counts, which are summed up for each row that is shown.
+/// Imports with the sums of their counts.
 macro_rules! select {
-    ($($rest:literal),+) => {
+    ($which:literal) => {
         concat!(
             "SELECT i.id, i.tenant, i.state, i.options, i.created_at, i.created_by, i.finished_at,
-                    c.pending, c.fetching, c.done, c.failed, c.cancelled, c.bytes
-             FROM imports i JOIN (
-                SELECT import_id, CAST(SUM(pending) AS BIGINT) AS pending,
-                       CAST(SUM(fetching) AS BIGINT) AS fetching, CAST(SUM(done) AS BIGINT) AS done,
-                       CAST(SUM(failed) AS BIGINT) AS failed, CAST(SUM(cancelled) AS BIGINT) AS cancelled,
-                       CAST(SUM(bytes) AS BIGINT) AS bytes
-                FROM import_counts GROUP BY import_id) c ON c.import_id = i.id ",
-            $($rest),+
+                    CAST(SUM(c.pending) AS BIGINT) AS pending, CAST(SUM(c.fetching) AS BIGINT) AS fetching,
+                    CAST(SUM(c.done) AS BIGINT) AS done, CAST(SUM(c.failed) AS BIGINT) AS failed,
+                    CAST(SUM(c.cancelled) AS BIGINT) AS cancelled, CAST(SUM(c.bytes) AS BIGINT) AS bytes
+             FROM imports i JOIN import_counts c ON c.import_id = i.id
+             WHERE i.tenant = $1 AND i.state <> 'receiving' AND ",
+            $which
         )
     };
 }
@@ -529,9 +527,7 @@ impl Conn<'_> {
 
     pub async fn import_get(&mut self, tenant: &Tenant, id: ImportId) -> Result<Option<Import>> {
         let row: Option<Row> = on!(self, |c| {
-            sqlx::query_as(select!(
-                "WHERE i.tenant = $1 AND i.id = $2 AND i.state <> 'receiving'"
-            ))
+            sqlx::query_as(select!("i.id = $2 GROUP BY i.id"))
             .bind(tenant)
             .bind(id)
             .fetch_optional(c)
@@ -549,9 +545,7 @@ impl Conn<'_> {
     ) -> Result<Vec<Import>> {
         let before = before.unwrap_or(ImportId::from_uuid(uuid::Uuid::max()));
         let rows: Vec<Row> = on!(self, |c| {
-            sqlx::query_as(select!(
-                "WHERE i.tenant = $1 AND i.id < $2 AND i.state <> 'receiving' ORDER BY i.id DESC LIMIT $3"
-            ))
+            sqlx::query_as(select!("i.id < $2 GROUP BY i.id ORDER BY i.id DESC LIMIT $3"))
             .bind(tenant)
             .bind(before)
             .bind(i64::from(limit))
@@ -676,7 +670,7 @@ impl Conn<'_> {
         }) > 0)
     }
 
-    /// Running imports in which nothing is left to do: those behind `after`, by id.
+    /// Some of the running imports in which nothing is left to do.
     pub async fn import_finished(&mut self, limit: u32) -> Result<Vec<(ImportId, Tenant)>> {
         Ok(on!(self, |c| {
             sqlx::query_as(
