@@ -13,6 +13,7 @@ use crate::domain::health::Health;
 use crate::domain::{Domain, Rules};
 use crate::error::Result;
 use crate::faults::Faults;
+use crate::fetch::Fetcher;
 use crate::metadata::{self, Metadata};
 use crate::objects::Objects;
 
@@ -74,6 +75,7 @@ pub async fn open_domain_with(
     let metadata = open_metadata_with(config, migrate, faults.clone()).await?;
     let objects = Objects::open_with(&config.store_settings(), &config.environment, faults)
         .map_err(|error| error.detailed(format!("can't open the store {}", config.store_url())))?;
+    let fetcher = Fetcher::new(config.fetch.settings(), clock.clone())?;
     let domain = Domain {
         metadata,
         objects,
@@ -83,6 +85,8 @@ pub async fn open_domain_with(
             lease: config.store.lease,
             request_horizon: config.store.request_horizon,
             quota: config.quota.clone(),
+            imports: config.imports.clone(),
+            fetch_timeout: config.fetch.timeout,
             trash_keep: config.trash.keep,
             versions_keep: config.versions.keep,
             versions_max_age: config.versions.max_age,
@@ -90,6 +94,8 @@ pub async fn open_domain_with(
         }),
         died: Arc::default(),
         reaping: Arc::default(),
+        fetcher,
+        queued: Arc::default(),
     };
     domain
         .deployment_claim(&config.environment)

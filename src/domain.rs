@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
 use crate::clock::Clock;
-use crate::config::{Limits, Quota};
+use crate::config::{Imports, Limits, Quota};
+use crate::fetch::Fetcher;
 use crate::id::Tenant;
 use crate::metadata::Metadata;
 use crate::objects::Objects;
@@ -18,6 +19,7 @@ pub mod deployment;
 pub mod files;
 pub mod fsck;
 pub mod health;
+pub mod imports;
 pub mod once;
 pub mod properties;
 pub mod quota;
@@ -35,6 +37,9 @@ pub struct Rules {
     pub request_horizon: Duration,
     /// What each tenant may keep.
     pub quota: Quota,
+    pub imports: Imports,
+    /// How long one attempt at a URL may take.
+    pub fetch_timeout: Duration,
     /// How many earlier contents of a file are kept, and for how long after they were replaced.
     pub versions_keep: u32,
     pub versions_max_age: Option<Duration>,
@@ -56,6 +61,9 @@ pub struct Domain {
     /// One round at a time in this process: a second one would find the rows claimed, and end
     /// before what is due is done.
     pub reaping: Arc<Mutex<()>>,
+    pub fetcher: Fetcher,
+    /// Told when there are items to fetch, or some that are not to be fetched any more.
+    pub queued: Arc<Notify>,
 }
 
 /// On whose behalf something is done, for the event that tells of it.

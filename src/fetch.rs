@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
+    ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, HeaderMap, HeaderValue,
     IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
 };
 use reqwest::{Response, StatusCode};
@@ -22,9 +22,11 @@ use crate::error::{Error, Result};
 
 pub mod address;
 mod body;
+mod name;
 pub mod policy;
 
 pub use body::ByteStream;
+pub use name::of_url as name_of_url;
 pub use policy::{Policy, Refusal};
 
 const REDIRECTS: usize = 5;
@@ -145,8 +147,8 @@ pub struct Transfer {
     pub length: Option<u64>,
     /// Where it came from in the end.
     pub url: Url,
-    pub disposition: Option<HeaderValue>,
-    pub content_type: Option<HeaderValue>,
+    /// What the origin calls it.
+    pub name: Option<String>,
     /// Decoded. It ends with an error, never cleanly, where bytes are missing.
     pub body: ByteStream,
 }
@@ -261,16 +263,12 @@ impl Fetcher {
         }
         let fields = response.headers();
         let codings = body::codings(fields)?;
-        let (disposition, content_type) = (
-            fields.get(CONTENT_DISPOSITION).cloned(),
-            fields.get(CONTENT_TYPE).cloned(),
-        );
+        let name = fields.get(CONTENT_DISPOSITION).and_then(name::of_disposition);
         let length = response.content_length().filter(|_| codings.is_empty());
         Ok(Transfer {
             status: status.as_u16(),
             length,
-            disposition,
-            content_type,
+            name,
             body: body::stream(self.clone(), response, url.clone(), headers, deadline, codings),
             url,
         })

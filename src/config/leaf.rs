@@ -117,12 +117,21 @@ impl<'de, T: Leaf> Visitor<'de> for LeafVisitor<T> {
     }
 }
 
-/// One item of a list. All lists are of text.
+/// One item of a list: text, or a number as it is written.
 struct Item(String);
 
 impl<'de> de::Deserialize<'de> for Item {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserialize::<String, D>(deserializer).map(Self)
+        #[derive(serde::Deserialize)]
+        #[serde(untagged, expecting = "expected text or a whole number")]
+        enum Written {
+            Number(u64),
+            Text(#[serde(deserialize_with = "deserialize")] String),
+        }
+        Ok(match Written::deserialize(deserializer)? {
+            Written::Number(number) => Self(number.to_string()),
+            Written::Text(text) => Self(text),
+        })
     }
 }
 

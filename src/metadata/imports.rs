@@ -555,13 +555,17 @@ impl Conn<'_> {
         rows.into_iter().map(Import::try_from).collect()
     }
 
-    /// The state of an import that is seen, kept from changing until the transaction ends.
-    pub async fn import_lock(&mut self, tenant: &Tenant, id: ImportId) -> Result<Option<State>> {
-        let state: Option<String> = match self {
+    /// The state and the options of an import that is seen, kept from changing until the transaction ends.
+    pub async fn import_lock(
+        &mut self,
+        tenant: &Tenant,
+        id: ImportId,
+    ) -> Result<Option<(State, String)>> {
+        let found: Option<(String, String)> = match self {
             // A transaction that writes has SQLite to itself.
             Self::Sqlite(c) => {
-                sqlx::query_scalar(
-                    "SELECT state FROM imports WHERE tenant = $1 AND id = $2 AND state <> 'receiving'",
+                sqlx::query_as(
+                    "SELECT state, options FROM imports WHERE tenant = $1 AND id = $2 AND state <> 'receiving'",
                 )
                 .bind(tenant)
                 .bind(id)
@@ -569,8 +573,9 @@ impl Conn<'_> {
                 .await?
             }
             Self::Postgres(c) => {
-                sqlx::query_scalar(
-                    "SELECT state FROM imports WHERE tenant = $1 AND id = $2 AND state <> 'receiving' FOR UPDATE",
+                sqlx::query_as(
+                    "SELECT state, options FROM imports
+                     WHERE tenant = $1 AND id = $2 AND state <> 'receiving' FOR UPDATE",
                 )
                 .bind(tenant)
                 .bind(id)
@@ -578,7 +583,9 @@ impl Conn<'_> {
                 .await?
             }
         };
-        state.as_deref().map(State::read).transpose()
+        found
+            .map(|(state, options)| Ok((State::read(&state)?, options)))
+            .transpose()
     }
 
     /// Changes the state of a locked import.
@@ -886,7 +893,8 @@ impl Conn<'_> {
         Ok(found.into_iter().map(held).collect())
     }
 
-    /// Ends an item with the file that was made of it. False when it is not held any more.
+    /// Ends an item with the file that was made of it, and leaves the counts to the caller, who has more
+    /// to do before others have to wait. False when it is not held any more.
     pub async fn import_item_done(
         &mut self,
         held: &Held,
@@ -914,15 +922,7 @@ impl Conn<'_> {
             .await?
             .rows_affected()
         });
-        if done != 1 {
-            return Ok(false);
-        }
-        let moved = Counts {
-            bytes,
-            ..Counts::moved(ItemState::Fetching, ItemState::Done, 1)
-        };
-        self.import_count(held.import, moved).await?;
-        Ok(true)
+        Ok(done == 1)
     }
 
     /// Ends an item without a file, or lets it be claimed again from `not_before` on, in a locked
