@@ -4,9 +4,6 @@
 //! object as an upload would, and ends it in the transaction that makes the file (`items`). A claim
 //! is a lease: what a dead process had is claimed again.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -19,7 +16,6 @@ use crate::metadata::events::Event;
 
 pub use crate::metadata::imports::{Claimed, Counts, Import, Item, ItemState, State};
 
-use super::files::Metadata;
 use super::{Caller, Domain};
 
 mod items;
@@ -63,7 +59,7 @@ pub struct Options {
 }
 
 /// What becomes of an item whose URL an earlier one of the same import has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDuplicate {
     #[default]

@@ -14,7 +14,7 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, content, files, health, list, me, problem, routes, upload, usage, versions,
+    Access, Takes, content, files, health, imports, list, me, problem, routes, upload, usage, versions,
 };
 
 #[derive(OpenApi)]
@@ -39,6 +39,13 @@ use super::{
         versions::list,
         content::version,
         versions::restore,
+        imports::create,
+        imports::list,
+        imports::get,
+        imports::items,
+        imports::events,
+        imports::cancel,
+        imports::retry,
         usage::get,
         me::get,
         health::live,
@@ -50,6 +57,7 @@ use super::{
     components(schemas(problem::Problem, problem::InvalidPart)),
     tags(
         (name = "files", description = "Files and their contents"),
+        (name = "imports", description = "Lists of URLs that are fetched"),
         (name = "identity", description = "Who calls"),
         (name = "operations", description = "For operators"),
     ),
@@ -111,7 +119,7 @@ pub fn document() -> Document {
         }
         match name {
             // The trash, an Idempotency-Key in use.
-            "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" => {
+            "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" | "createImport" => {
                 kinds.push(Kind::Conflict);
             }
             _ => {}
@@ -124,7 +132,7 @@ pub fn document() -> Document {
                 Kind::UnsupportedMediaType,
             ]);
         }
-        if route.takes == Takes::File {
+        if matches!(route.takes, Takes::File | Takes::Items) {
             kinds.extend([
                 Kind::BadRequest,
                 Kind::RequestTimeout,
