@@ -59,7 +59,7 @@ pub struct Options {
 }
 
 /// What becomes of an item whose URL an earlier one of the same import has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDuplicate {
     #[default]

@@ -65,7 +65,7 @@ const SILENCE: u32 = 15;
         ("per_host" = Option<u32>, Query),
         ("attempts" = Option<u32>, Query),
         ("timeout_s" = Option<u64>, Query),
-        ("on_duplicate" = Option<OnDuplicate>, Query),
+        ("on_duplicate" = Option<String>, Query),
         ("allow_content_types" = Option<String>, Query, description = "Separated by commas"),
         ("Idempotency-Key" = Option<String>, Header, description = "The caller's own: an equal request within 24 hours is answered with the same import"),
     ),

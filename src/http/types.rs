@@ -298,6 +298,7 @@ pub struct WantedOptions {
     pub timeout_s: Option<u64>,
     /// `skip`: an item whose URL an earlier one has is cancelled.
     #[serde(default)]
+    #[schema(value_type = Option<String>, example = "skip")]
     pub on_duplicate: Option<OnDuplicate>,
     /// As `image/png` or `image/*`; an item with another type fails.
     #[serde(default)]
@@ -374,6 +375,8 @@ pub struct ImportOptions {
     pub per_host: u32,
     pub attempts: u32,
     pub timeout_s: u64,
+    /// `keep` or `skip`.
+    #[schema(value_type = String, example = "keep")]
     pub on_duplicate: OnDuplicate,
     pub allow_content_types: Vec<String>,
 }

@@ -6,5 +6,6 @@ pub mod content;
 pub mod database;
 pub mod inside;
 pub mod issuer;
+pub mod origin;
 pub mod raw;
 pub mod service;

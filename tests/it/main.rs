@@ -10,6 +10,7 @@ mod files;
 mod harness;
 mod idempotency;
 mod identity;
+mod imports;
 mod layers;
 mod metadata_conformance;
 mod objects_conformance;
