@@ -595,3 +595,16 @@ fn cursor<T: std::str::FromStr>(query: &mut Query) -> Result<Option<T>> {
         text.parse().ok()
     })
 }
+
+/// What a body is read as, told in a way that can be compared, for who has no service to give it to.
+#[cfg(any(test, fuzzing))]
+pub(super) fn lines_in(format: u8, body: &[u8], step: usize) -> Option<String> {
+    let formats = [Format::Json, Format::Ndjson, Format::Csv, Format::Tsv];
+    let mut reader = Reader::new(formats[usize::from(format % 4)]);
+    let mut found = Vec::new();
+    for piece in body.chunks(step) {
+        reader.read(piece, &mut found).ok()?;
+    }
+    let options = reader.end(&mut found).ok()?;
+    Some(format!("{found:?} {options:?}"))
+}
