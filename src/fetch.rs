@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, HeaderMap, HeaderValue,
-    IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
+    ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, HeaderMap, HeaderValue, IF_RANGE,
+    LOCATION, RANGE, RETRY_AFTER,
 };
 use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
@@ -263,13 +263,22 @@ impl Fetcher {
         }
         let fields = response.headers();
         let codings = body::codings(fields)?;
-        let name = fields.get(CONTENT_DISPOSITION).and_then(name::of_disposition);
+        let name = fields
+            .get(CONTENT_DISPOSITION)
+            .and_then(name::of_disposition);
         let length = response.content_length().filter(|_| codings.is_empty());
         Ok(Transfer {
             status: status.as_u16(),
             length,
             name,
-            body: body::stream(self.clone(), response, url.clone(), headers, deadline, codings),
+            body: body::stream(
+                self.clone(),
+                response,
+                url.clone(),
+                headers,
+                deadline,
+                codings,
+            ),
             url,
         })
     }
@@ -306,10 +315,7 @@ impl Fetcher {
         let status = response.status();
         Failure {
             status: Some(status.as_u16()),
-            retry: matches!(
-                status.as_u16(),
-                408 | 425 | 429 | 500 | 502 | 503 | 504
-            ),
+            retry: matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504),
             retry_after: response
                 .headers()
                 .get(RETRY_AFTER)

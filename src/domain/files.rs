@@ -233,8 +233,7 @@ impl Domain {
                         {
                             return Ok(false);
                         }
-                        let reserved =
-                            publish(tx, file, event, &sha256, settled, now).await?;
+                        let reserved = publish(tx, file, event, &sha256, settled, now).await?;
                         let used = Amount {
                             bytes: size,
                             files: 1,

@@ -120,8 +120,7 @@ impl Domain {
         let longest = self.rules.fetch_timeout.as_secs().max(1);
         let timeout_s = within("timeout_s", wanted.timeout_s, longest);
         let allow_content_types = wanted.allow_content_types.unwrap_or_default();
-        let unreadable =
-            |pattern: &String| ContentTypePattern::read(pattern).is_none();
+        let unreadable = |pattern: &String| ContentTypePattern::read(pattern).is_none();
         if allow_content_types.len() > MOST_TYPES || allow_content_types.iter().any(unreadable) {
             invalid.push(Invalid {
                 pointer: "/options/allow_content_types".to_owned(),

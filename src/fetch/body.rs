@@ -46,14 +46,12 @@ pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Failure> {
             _ => None,
         })
         .collect();
-    codings
-        .filter(|codings| codings.len() <= 1)
-        .ok_or_else(|| {
-            Failure::new(
-                Fault::Connect,
-                "the answer has a Content-Encoding that was not asked for",
-            )
-        })
+    codings.filter(|codings| codings.len() <= 1).ok_or_else(|| {
+        Failure::new(
+            Fault::Connect,
+            "the answer has a Content-Encoding that was not asked for",
+        )
+    })
 }
 
 pub(super) fn stream(
@@ -86,7 +84,10 @@ fn decoded(reader: impl AsyncRead + Send + 'static) -> ByteStream {
                 .get_ref()
                 .and_then(|cause| cause.downcast_ref::<Failure>());
             own.cloned().unwrap_or_else(|| {
-                Failure::new(Fault::Connect, "the body is not what its Content-Encoding says")
+                Failure::new(
+                    Fault::Connect,
+                    "the body is not what its Content-Encoding says",
+                )
             })
         })
         .boxed()
@@ -176,8 +177,9 @@ async fn resume(
     let response = fetcher
         .resume(url, headers, offset, validator, deadline)
         .await?;
-    let continues = content_range(response.headers())
-        .is_some_and(|(first, total)| first == offset && resumable.total.is_none_or(|all| all == total));
+    let continues = content_range(response.headers()).is_some_and(|(first, total)| {
+        first == offset && resumable.total.is_none_or(|all| all == total)
+    });
     if continues {
         Ok(response)
     } else {

@@ -84,7 +84,10 @@ mod tests {
     fn a_disposition_names_a_file() {
         for (value, name) in [
             ("attachment; filename=a.txt", Some("a.txt")),
-            (r#"attachment; filename="a \"b\".txt""#, Some(r#"a "b".txt"#)),
+            (
+                r#"attachment; filename="a \"b\".txt""#,
+                Some(r#"a "b".txt"#),
+            ),
             (
                 r#"attachment; filename="x"; filename*=UTF-8''%e2%82%ac%20rates"#,
                 Some("€ rates"),

@@ -69,7 +69,9 @@ impl Policy {
         }
         let port = url.port_or_known_default().unwrap_or(0);
         if port == 0 || (!self.allow_ports.is_empty() && !self.allow_ports.contains(&port)) {
-            return Err(Refusal::Url("the URL's port is not one that is fetched from"));
+            return Err(Refusal::Url(
+                "the URL's port is not one that is fetched from",
+            ));
         }
         let address: IpAddr = match url.host() {
             None => return Err(Refusal::Url("the URL has no host")),

@@ -16,7 +16,9 @@ use sha2::{Digest, Sha256};
 
 use crate::app::App;
 use crate::domain::Caller;
-use crate::domain::imports::{Import, Item, ItemState, OnDuplicate, Receiving, State as Of, Wanted};
+use crate::domain::imports::{
+    Import, Item, ItemState, OnDuplicate, Receiving, State as Of, Wanted,
+};
 use crate::domain::once::Once;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ImportId, Tenant};
@@ -543,7 +545,9 @@ fn watched(
 
 fn event(name: &str, id: i64, import: Import) -> Result<Bytes> {
     let json = serde_json::to_string(&types::Import::try_from(import)?).map_err(Error::internal)?;
-    Ok(Bytes::from(format!("id: {id}\nevent: {name}\ndata: {json}\n\n")))
+    Ok(Bytes::from(format!(
+        "id: {id}\nevent: {name}\ndata: {json}\n\n"
+    )))
 }
 
 /// Stop an import

@@ -528,10 +528,10 @@ impl Conn<'_> {
     pub async fn import_get(&mut self, tenant: &Tenant, id: ImportId) -> Result<Option<Import>> {
         let row: Option<Row> = on!(self, |c| {
             sqlx::query_as(select!("i.id = $2 GROUP BY i.id"))
-            .bind(tenant)
-            .bind(id)
-            .fetch_optional(c)
-            .await?
+                .bind(tenant)
+                .bind(id)
+                .fetch_optional(c)
+                .await?
         });
         row.map(Import::try_from).transpose()
     }
@@ -545,7 +545,9 @@ impl Conn<'_> {
     ) -> Result<Vec<Import>> {
         let before = before.unwrap_or(ImportId::from_uuid(uuid::Uuid::max()));
         let rows: Vec<Row> = on!(self, |c| {
-            sqlx::query_as(select!("i.id < $2 GROUP BY i.id ORDER BY i.id DESC LIMIT $3"))
+            sqlx::query_as(select!(
+                "i.id < $2 GROUP BY i.id ORDER BY i.id DESC LIMIT $3"
+            ))
             .bind(tenant)
             .bind(before)
             .bind(i64::from(limit))
@@ -815,11 +817,7 @@ impl Conn<'_> {
                     .await?
             }
         };
-        let moved = Counts::moved(
-            ItemState::Pending,
-            ItemState::Fetching,
-            count(found.len())?,
-        );
+        let moved = Counts::moved(ItemState::Pending, ItemState::Fetching, count(found.len())?);
         self.import_count(id, moved).await?;
         let mut claimed = Vec::with_capacity(found.len());
         for row in found {
@@ -865,11 +863,7 @@ impl Conn<'_> {
     }
 
     /// Up to `limit` items whose lease ran out, with the attempts that failed before.
-    pub async fn import_expired(
-        &mut self,
-        now: Timestamp,
-        limit: u32,
-    ) -> Result<Vec<(Held, i64)>> {
+    pub async fn import_expired(&mut self, now: Timestamp, limit: u32) -> Result<Vec<(Held, i64)>> {
         let found: Vec<(ImportId, Tenant, i64, ClaimId, i64, i64)> = on!(self, |c| {
             sqlx::query_as(
                 "SELECT import_id, tenant, number, claim, attempts, failures FROM import_items

@@ -119,7 +119,9 @@ impl Importer {
             self.renewed_at = Instant::now();
             match self.domain.import_renew(self.claim).await {
                 // What was lost is somebody else's by now, or was cancelled.
-                Ok(held) => self.stop_where(|flight| !held.contains(&(flight.import, flight.number))),
+                Ok(held) => {
+                    self.stop_where(|flight| !held.contains(&(flight.import, flight.number)))
+                }
                 Err(error) => tracing::warn!(%error, "claims could not be renewed"),
             }
         }
@@ -354,7 +356,10 @@ impl Gates {
                 .clone()
         };
         Path([
-            gate(Gate::ImportHost(import, host.clone()), work.options.per_host),
+            gate(
+                Gate::ImportHost(import, host.clone()),
+                work.options.per_host,
+            ),
             gate(Gate::Host(host.clone()), per_host),
             gate(Gate::Import(import), work.options.concurrency),
             self.slots.clone(),

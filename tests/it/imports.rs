@@ -58,7 +58,9 @@ pub async fn assert_exact(service: &Service, import: &Value) {
     let mut total = 0;
     for state in ["pending", "fetching", "done", "failed", "cancelled"] {
         let rows = service
-            .count(&format!("import_items WHERE import_id = {id} AND state = '{state}'"))
+            .count(&format!(
+                "import_items WHERE import_id = {id} AND state = '{state}'"
+            ))
             .await;
         assert_eq!(import["counts"][state], rows, "{state} of {import}");
         total += rows;
@@ -72,7 +74,9 @@ pub async fn items(client: &Client, import: &Value) -> Vec<Value> {
     let mut all = Vec::new();
     let mut cursor = String::new();
     loop {
-        let page = send(client.get(&format!("{path}?limit=1000{cursor}"))).await.json(200);
+        let page = send(client.get(&format!("{path}?limit=1000{cursor}")))
+            .await
+            .json(200);
         all.extend(page["items"].as_array().unwrap().iter().cloned());
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),

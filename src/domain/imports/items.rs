@@ -109,7 +109,10 @@ impl From<Error> for Outcome {
             // The bytes are the only part of it that is checked here.
             Kind::InvalidRequest => {
                 let part = error.invalid_parts().first();
-                Trouble::new("size-mismatch", part.map_or(detail, |part| part.detail.clone()))
+                Trouble::new(
+                    "size-mismatch",
+                    part.map_or(detail, |part| part.detail.clone()),
+                )
             }
             _ => {
                 tracing::warn!(%error, "an item could not be stored");
@@ -188,7 +191,9 @@ impl Domain {
         let (status, length) = (transfer.status, transfer.length);
         let came = Came::default();
         let md5 = item.md5.is_some().then(Md5::new);
-        let source = came.clone().stream(transfer.body, most, md5, place, large, stop);
+        let source = came
+            .clone()
+            .stream(transfer.body, most, md5, place, large, stop);
         let outcome = self
             .item_write(work, sniff, name, status, length, &came, source)
             .await;
@@ -230,7 +235,8 @@ impl Domain {
             refused => {
                 self.intended_abandon(intended).await;
                 let (_, content_type) = refused?;
-                let detail = format!("the bytes are {content_type}, which the import does not allow");
+                let detail =
+                    format!("the bytes are {content_type}, which the import does not allow");
                 return Err(Outcome::Trouble(Trouble::new("content-type", detail)));
             }
         };
@@ -239,7 +245,10 @@ impl Domain {
             self.written_abandon(written).await;
             return Err(error.into());
         }
-        match self.item_done(work, name, content_type, status, &written).await {
+        match self
+            .item_done(work, name, content_type, status, &written)
+            .await
+        {
             Ok(true) => Ok(()),
             Ok(false) => {
                 self.written_abandon(written).await;
@@ -313,7 +322,10 @@ impl Domain {
                     // Read again at each attempt: the lease must hold when the transaction ends.
                     let now = clock.now();
                     async move {
-                        if !tx.import_item_done(held, status, file.id, file.size).await? {
+                        if !tx
+                            .import_item_done(held, status, file.id, file.size)
+                            .await?
+                        {
                             return Ok(false);
                         }
                         let reserved = publish(tx, file, event, &sha256, settled, now).await?;

@@ -121,11 +121,13 @@ impl Domain {
         if offered.size.is_some_and(|size| size > most) {
             refuse("/size", format!("must be at most {most}"));
         }
-        for (pointer, digits, length) in [
-            ("/sha256", &offered.sha256, 64),
-            ("/md5", &offered.md5, 32),
-        ] {
-            if digits.as_ref().is_some_and(|digits| !is_hex(digits, length)) {
+        for (pointer, digits, length) in
+            [("/sha256", &offered.sha256, 64), ("/md5", &offered.md5, 32)]
+        {
+            if digits
+                .as_ref()
+                .is_some_and(|digits| !is_hex(digits, length))
+            {
                 refuse(pointer, format!("must be {length} hexadecimal digits"));
             }
         }
@@ -139,7 +141,10 @@ impl Domain {
             } else if value.len() > HEADER_BYTES
                 || !value.bytes().all(|b| matches!(b, b'\t' | b' '..=b'~'))
             {
-                refuse(&pointer, "must be at most 8 KiB of visible ASCII".to_owned());
+                refuse(
+                    &pointer,
+                    "must be at most 8 KiB of visible ASCII".to_owned(),
+                );
             }
         }
         match url {
@@ -152,7 +157,10 @@ impl Domain {
     pub(super) fn import_file_bytes(&self) -> u64 {
         let limits = &self.rules.limits;
         let imports = &self.rules.imports;
-        limits.max_file_size.bytes().min(imports.max_file_size.bytes())
+        limits
+            .max_file_size
+            .bytes()
+            .min(imports.max_file_size.bytes())
     }
 
     /// Removes what is left of imports whose senders are gone.
@@ -246,10 +254,7 @@ impl Receiving {
     async fn flush(&mut self) -> Result<()> {
         let id = self.id;
         let now = self.domain.clock.now();
-        let input = (
-            self.caller.tenant.clone(),
-            std::mem::take(&mut self.chunk),
-        );
+        let input = (self.caller.tenant.clone(), std::mem::take(&mut self.chunk));
         self.chunk_bytes = 0;
         let kept = self
             .domain
@@ -316,7 +321,10 @@ impl Receiving {
                     }
                     if !duplicates.is_empty() {
                         let ended = Ended {
-                            error: Some(("duplicate", "an earlier item has the same URL".to_owned())),
+                            error: Some((
+                                "duplicate",
+                                "an earlier item has the same URL".to_owned(),
+                            )),
                             ..Ended::default()
                         };
                         tx.import_items_drop(id, &event.tenant, duplicates, &ended)
@@ -343,7 +351,11 @@ impl Receiving {
         let key = once.key(&self.caller);
         self.abandon().await;
         match domain.once_look(once, &key).await? {
-            Key::Done(done) => domain.import_made(&tenant, once::made(&done, &sha256)?).await,
+            Key::Done(done) => {
+                domain
+                    .import_made(&tenant, once::made(&done, &sha256)?)
+                    .await
+            }
             Key::Free | Key::Abandoned(_) => {
                 Err(Error::unavailable("the request's key was taken over"))
             }

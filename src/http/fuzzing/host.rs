@@ -20,7 +20,10 @@ pub fn host(input: &[u8]) {
         return;
     }
     assert!(matches!(url.scheme(), "http" | "https"), "{url}");
-    assert!(url.username().is_empty() && url.password().is_none(), "{url}");
+    assert!(
+        url.username().is_empty() && url.password().is_none(),
+        "{url}"
+    );
     match url.host() {
         Some(Host::Ipv4(address)) => assert!(is_public(address.into()), "{url}"),
         Some(Host::Ipv6(address)) => assert!(is_public(address.into()), "{url}"),
@@ -33,7 +36,11 @@ pub fn host(input: &[u8]) {
     }
     let again = Url::parse(url.as_str()).expect("what the parser wrote can be read");
     assert_eq!(again.host(), url.host(), "{url}");
-    assert_eq!(again.port_or_known_default(), url.port_or_known_default(), "{url}");
+    assert_eq!(
+        again.port_or_known_default(),
+        url.port_or_known_default(),
+        "{url}"
+    );
     assert_eq!(policy.check(&again), Ok(()), "{url}");
 }
 
@@ -53,7 +60,11 @@ fn as_old_libraries_read(name: &str) -> Option<Ipv4Addr> {
         if number > most {
             return None;
         }
-        address |= if last { number } else { number << (8 * (rest - 1)) };
+        address |= if last {
+            number
+        } else {
+            number << (8 * (rest - 1))
+        };
     }
     u32::try_from(address).ok().map(Ipv4Addr::from_bits)
 }

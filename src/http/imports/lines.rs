@@ -19,7 +19,9 @@ const ITEM_BYTES: usize = 512 * 1024;
 /// What may stand around the items of a JSON document.
 const ENVELOPE_BYTES: usize = 64 * 1024;
 
-const CSV_COLUMNS: [&str; 7] = ["url", "name", "metadata", "size", "sha256", "md5", "headers"];
+const CSV_COLUMNS: [&str; 7] = [
+    "url", "name", "metadata", "size", "sha256", "md5", "headers",
+];
 
 /// An item, or what is wrong with it beside what is known of its URL.
 pub(super) type Line = Result<Offered, (String, Vec<Invalid>)>;
@@ -188,7 +190,11 @@ fn tsv(line: &[u8], begun: &mut bool, found: &mut Vec<Line>) -> Result<()> {
         return Ok(());
     }
     let Ok(text) = std::str::from_utf8(line) else {
-        found.push(Err(wrong(String::from_utf8_lossy(line), "", "is not UTF-8")));
+        found.push(Err(wrong(
+            String::from_utf8_lossy(line),
+            "",
+            "is not UTF-8",
+        )));
         return Ok(());
     };
     let mut fields = text.split('\t').map(str::trim);
@@ -268,11 +274,9 @@ impl Csv {
     /// How many bytes were taken, and whether that was the end.
     fn step(&mut self, bytes: &[u8], found: &mut Vec<Line>) -> Result<(usize, bool)> {
         let (written, ended) = self.filled;
-        let (result, taken, more, ends) = self.reader.read_record(
-            bytes,
-            &mut self.fields[written..],
-            &mut self.ends[ended..],
-        );
+        let (result, taken, more, ends) =
+            self.reader
+                .read_record(bytes, &mut self.fields[written..], &mut self.ends[ended..]);
         self.filled = (written + more, ended + ends);
         match result {
             ReadRecordResult::InputEmpty => {}
@@ -350,7 +354,11 @@ fn csv_item(columns: &[&str], fields: &[&[u8]]) -> Line {
     let text = |column: &str| texts.get(column).copied();
     let url = text("url").unwrap_or_default();
     if columns.len() != fields.len() {
-        return Err(wrong(url, "", "has not as many fields as there are columns"));
+        return Err(wrong(
+            url,
+            "",
+            "has not as many fields as there are columns",
+        ));
     }
     let Some(size) = text("size").map(str::parse).transpose().ok() else {
         return Err(wrong(url, "/size", "must be a number of bytes"));
@@ -400,7 +408,9 @@ enum Place {
     /// Behind `"items":`
     Before,
     /// Within the list; whether an item must come.
-    Between { must: bool },
+    Between {
+        must: bool,
+    },
     Item,
     /// Behind an item.
     Behind,
@@ -581,7 +591,11 @@ mod tests {
         let whole = read(format, text.as_bytes(), text.len().max(1)).unwrap();
         for step in [1, 2, 3, 7] {
             let pieces = read(format, text.as_bytes(), step).unwrap();
-            assert_eq!(format!("{pieces:?}"), format!("{whole:?}"), "in steps of {step}");
+            assert_eq!(
+                format!("{pieces:?}"),
+                format!("{whole:?}"),
+                "in steps of {step}"
+            );
         }
         whole
             .into_iter()
@@ -600,7 +614,10 @@ mod tests {
         }
         assert_eq!(urls(Format::Json, r#"{"items":[]}"#), [""; 0]);
         assert_eq!(
-            urls(Format::Json, r#"{"items":[1,"x",{"url":2},{"url":"a","b":1},[],null]}"#),
+            urls(
+                Format::Json,
+                r#"{"items":[1,"x",{"url":2},{"url":"a","b":1},[],null]}"#
+            ),
             ["!", "!", "!", "!a", "!", "!"]
         );
     }
@@ -631,7 +648,10 @@ mod tests {
     #[test]
     fn a_bad_line_is_an_item_of_its_own() {
         assert_eq!(
-            urls(Format::Ndjson, "{\"url\":\"a\"}\r\n\n{nonsense\n[]\n{\"url\":\"b\",\"x\":1}\n{\"url\":\"c\"}"),
+            urls(
+                Format::Ndjson,
+                "{\"url\":\"a\"}\r\n\n{nonsense\n[]\n{\"url\":\"b\",\"x\":1}\n{\"url\":\"c\"}"
+            ),
             ["a", "!", "!", "!b", "c"]
         );
     }
@@ -645,7 +665,13 @@ mod tests {
             ),
             ["http://x", "y", "!z", "!", "!w"]
         );
-        for text in ["", "name\na", "url,nonsense\na,b", "url,url\na,b", "url\na,b,c,d,e,f,g,h,i"] {
+        for text in [
+            "",
+            "name\na",
+            "url,nonsense\na,b",
+            "url,url\na,b",
+            "url\na,b,c,d,e,f,g,h,i",
+        ] {
             assert!(read(Format::Csv, text.as_bytes(), 3).is_err(), "{text}");
         }
     }

@@ -82,7 +82,10 @@ impl Origin {
 
     pub fn seen(&self, path: &str) -> Vec<Seen> {
         let seen = self.shared.seen.lock().unwrap();
-        seen.iter().filter(|seen| seen.path == path).cloned().collect()
+        seen.iter()
+            .filter(|seen| seen.path == path)
+            .cloned()
+            .collect()
     }
 
     pub fn most_at_a_time(&self) -> usize {

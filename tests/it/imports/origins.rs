@@ -13,7 +13,7 @@ use crate::harness::origin::{Act, Origin, head, ok};
 use crate::harness::service::{Service, on_every_pair};
 
 on_every_pair!(
-    with super::OPEN;
+    with crate::imports::OPEN;
     each_way_to_fail_has_its_reason,
     what_may_pass_is_tried_again,
     a_wait_that_was_asked_for_is_kept,
@@ -22,17 +22,6 @@ on_every_pair!(
     what_is_declared_must_come,
     a_compressed_answer_is_decoded,
     a_file_is_named_and_typed,
-);
-
-on_every_pair!(
-    with [
-        super::OPEN[0],
-        super::OPEN[1],
-        ("BOX_IMPORTS__MAX_FILE_SIZE", "1MiB"),
-        ("BOX_IMPORTS__ATTEMPTS", "1"),
-        ("BOX_QUOTA__MAX_BYTES", "3MiB"),
-    ];
-    no_answer_is_endless,
 );
 
 fn error(item: &Value) -> &str {
@@ -44,22 +33,57 @@ async fn each_way_to_fail_has_its_reason(service: &Service) {
     let sent = |text: &str| Act::Send(text.as_bytes().to_vec());
     let cases: Vec<(&str, Vec<Act>, &str)> = vec![
         ("/stall", vec![Act::Stall], "timeout"),
-        ("/stall-within", vec![head("200 OK\ncontent-length: 9"), sent("x"), Act::Stall], "timeout"),
+        (
+            "/stall-within",
+            vec![head("200 OK\ncontent-length: 9"), sent("x"), Act::Stall],
+            "timeout",
+        ),
         ("/reset", vec![Act::Reset], "connect"),
-        ("/reset-within", vec![head("200 OK\ncontent-length: 9"), sent("x"), Act::Reset], "connect"),
-        ("/truncated", vec![head("200 OK\ncontent-length: 9"), sent("x")], "connect"),
+        (
+            "/reset-within",
+            vec![head("200 OK\ncontent-length: 9"), sent("x"), Act::Reset],
+            "connect",
+        ),
+        (
+            "/truncated",
+            vec![head("200 OK\ncontent-length: 9"), sent("x")],
+            "connect",
+        ),
         (
             "/truncated-chunks",
             vec![head("200 OK\ntransfer-encoding: chunked"), sent("5\r\nab")],
             "connect",
         ),
         ("/no-http", vec![sent("SSH-2.0-OpenSSH_9.2\r\n")], "connect"),
-        ("/two-lengths", vec![head("200 OK\ncontent-length: 1\ncontent-length: 2"), sent("ab")], "connect"),
-        ("/gone", vec![head("410 Gone\ncontent-length: 0")], "http-status"),
-        ("/partial", vec![head("206 Partial Content\ncontent-length: 1"), sent("a")], "http-status"),
+        (
+            "/two-lengths",
+            vec![
+                head("200 OK\ncontent-length: 1\ncontent-length: 2"),
+                sent("ab"),
+            ],
+            "connect",
+        ),
+        (
+            "/gone",
+            vec![head("410 Gone\ncontent-length: 0")],
+            "http-status",
+        ),
+        (
+            "/partial",
+            vec![head("206 Partial Content\ncontent-length: 1"), sent("a")],
+            "http-status",
+        ),
         ("/empty", vec![head("204 No Content")], "http-status"),
-        ("/brotli", vec![ok("content-encoding: br\r\n", b"x")], "connect"),
-        ("/no-gzip", vec![ok("content-encoding: gzip\r\n", b"no gzip at all")], "connect"),
+        (
+            "/brotli",
+            vec![ok("content-encoding: br\r\n", b"x")],
+            "connect",
+        ),
+        (
+            "/no-gzip",
+            vec![ok("content-encoding: gzip\r\n", b"no gzip at all")],
+            "connect",
+        ),
     ];
     let mut urls: Vec<String> = cases
         .iter()
@@ -81,7 +105,10 @@ async fn each_way_to_fail_has_its_reason(service: &Service) {
     let found = items(&client, &import).await;
     for (item, wanted) in found.iter().zip(wanted) {
         assert_eq!(error(item), wanted, "{item}");
-        assert_eq!((&item["state"], &item["attempts"]), (&json!("failed"), &json!(1)));
+        assert_eq!(
+            (&item["state"], &item["attempts"]),
+            (&json!("failed"), &json!(1))
+        );
     }
     assert_eq!(found[8]["http_status"], 410);
     service.assert_holds(0).await;
@@ -90,22 +117,42 @@ async fn each_way_to_fail_has_its_reason(service: &Service) {
 async fn what_may_pass_is_tried_again(service: &Service) {
     let origin = Origin::start().await;
     let busy = vec![head("503 Service Unavailable\ncontent-length: 0")];
-    let url = origin.answers("/busy", vec![busy.clone(), vec![Act::Reset], vec![ok("", b"at last")]]);
+    let url = origin.answers(
+        "/busy",
+        vec![busy.clone(), vec![Act::Reset], vec![ok("", b"at last")]],
+    );
     let never = origin.answers("/never", vec![busy]);
-    let gone = origin.answers("/gone", vec![vec![head("404 Not Found\ncontent-length: 0")]]);
+    let gone = origin.answers(
+        "/gone",
+        vec![vec![head("404 Not Found\ncontent-length: 0")]],
+    );
     let client = service.client("acme");
     let import = done(service, &client, &start(&client, &[url, never, gone]).await).await;
     let found = items(&client, &import).await;
-    assert_eq!((&found[0]["state"], &found[0]["attempts"]), (&json!("done"), &json!(3)));
-    assert_eq!((error(&found[1]), &found[1]["attempts"]), ("http-status", &json!(5)));
-    assert_eq!((error(&found[2]), &found[2]["attempts"]), ("http-status", &json!(1)));
-    assert_eq!(client.content(found[0]["file_id"].as_str().unwrap()).await, b"at last");
+    assert_eq!(
+        (&found[0]["state"], &found[0]["attempts"]),
+        (&json!("done"), &json!(3))
+    );
+    assert_eq!(
+        (error(&found[1]), &found[1]["attempts"]),
+        ("http-status", &json!(5))
+    );
+    assert_eq!(
+        (error(&found[2]), &found[2]["attempts"]),
+        ("http-status", &json!(1))
+    );
+    assert_eq!(
+        client.content(found[0]["file_id"].as_str().unwrap()).await,
+        b"at last"
+    );
     service.assert_holds(1).await;
 }
 
 async fn a_wait_that_was_asked_for_is_kept(service: &Service) {
     let origin = Origin::start().await;
-    let later = vec![head("429 Too Many Requests\nretry-after: 600\ncontent-length: 0")];
+    let later = vec![head(
+        "429 Too Many Requests\nretry-after: 600\ncontent-length: 0",
+    )];
     let url = origin.answers("/later", vec![later, vec![ok("", b"x")]]);
     let client = service.client("acme");
     let import = start(&client, &[url]).await;
@@ -114,7 +161,9 @@ async fn a_wait_that_was_asked_for_is_kept(service: &Service) {
         let import = import.clone();
         async move {
             for _ in 0..500 {
-                if origin.seen("/later").len() >= count && super::get(client, &import).await["counts"]["fetching"] == 0 {
+                if origin.seen("/later").len() >= count
+                    && super::get(client, &import).await["counts"]["fetching"] == 0
+                {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -136,11 +185,23 @@ async fn what_breaks_off_is_taken_up_again(service: &Service) {
     let origin = Origin::start().await;
     let content = noise(300_000);
     let partly = |status: &str, from: usize, to: usize, fields: &str| {
-        let lines = format!("{status}\ncontent-length: {}\n{fields}", content.len() - from);
-        vec![head(&lines), Act::Send(content[from..to].to_vec()), Act::Wait(Duration::from_millis(50)), Act::Reset]
+        let lines = format!(
+            "{status}\ncontent-length: {}\n{fields}",
+            content.len() - from
+        );
+        vec![
+            head(&lines),
+            Act::Send(content[from..to].to_vec()),
+            Act::Wait(Duration::from_millis(50)),
+            Act::Reset,
+        ]
     };
     let range = |from: usize| {
-        format!("etag: \"v1\"\ncontent-range: bytes {from}-{}/{}", content.len() - 1, content.len())
+        format!(
+            "etag: \"v1\"\ncontent-range: bytes {from}-{}/{}",
+            content.len() - 1,
+            content.len()
+        )
     };
     let url = origin.answers(
         "/file",
@@ -156,7 +217,11 @@ async fn what_breaks_off_is_taken_up_again(service: &Service) {
     let import = send(client.post("/v1/imports").json(&body)).await.json(202);
     let import = done(service, &client, &import).await;
     let item = &items(&client, &import).await[0];
-    assert_eq!((&item["state"], &item["attempts"]), (&json!("done"), &json!(1)), "{item}");
+    assert_eq!(
+        (&item["state"], &item["attempts"]),
+        (&json!("done"), &json!(1)),
+        "{item}"
+    );
     assert!(client.content(item["file_id"].as_str().unwrap()).await == content);
     let seen = origin.seen("/file");
     assert_eq!(seen.len(), 3);
@@ -169,7 +234,12 @@ async fn what_has_changed_is_begun_anew(service: &Service) {
     let origin = Origin::start().await;
     let broken = |fields: &str| {
         let lines = format!("200 OK\ncontent-length: 9\n{fields}");
-        vec![head(&lines), Act::Send(b"old".to_vec()), Act::Wait(Duration::from_millis(50)), Act::Reset]
+        vec![
+            head(&lines),
+            Act::Send(b"old".to_vec()),
+            Act::Wait(Duration::from_millis(50)),
+            Act::Reset,
+        ]
     };
     let whole = vec![ok("etag: \"v2\"\r\n", b"new whole")];
     let changed = origin.answers("/changed", vec![broken("etag: \"v1\""), whole.clone()]);
@@ -180,11 +250,19 @@ async fn what_has_changed_is_begun_anew(service: &Service) {
     ];
     let lying = origin.answers("/lying", vec![broken("etag: \"v1\""), other]);
     let client = service.client("acme");
-    let import = done(service, &client, &start(&client, &[changed, weak, lying]).await).await;
+    let import = done(
+        service,
+        &client,
+        &start(&client, &[changed, weak, lying]).await,
+    )
+    .await;
     let found = items(&client, &import).await;
     for item in &found[..2] {
         assert_eq!(item["attempts"], 2, "{item}");
-        assert_eq!(client.content(item["file_id"].as_str().unwrap()).await, b"new whole");
+        assert_eq!(
+            client.content(item["file_id"].as_str().unwrap()).await,
+            b"new whole"
+        );
     }
     assert!(!origin.seen("/weak")[1].headers.contains_key("range"));
     assert_eq!(error(&found[2]), "connect");
@@ -196,7 +274,10 @@ async fn what_is_declared_must_come(service: &Service) {
     let url = origin.file("/file", b"bytes");
     let unknown = origin.answers(
         "/chunks",
-        vec![vec![head("200 OK\ntransfer-encoding: chunked"), Act::Send(b"5\r\nbytes\r\n0\r\n\r\n".to_vec())]],
+        vec![vec![
+            head("200 OK\ntransfer-encoding: chunked"),
+            Act::Send(b"5\r\nbytes\r\n0\r\n\r\n".to_vec()),
+        ]],
     );
     let sha256 = hex::encode(Sha256::digest(b"bytes"));
     let md5 = "4b3a6218bb3e3a7303e8a171a60fcf92";
@@ -244,7 +325,10 @@ async fn a_compressed_answer_is_decoded(service: &Service) {
     let origin = Origin::start().await;
     let content = "text ".repeat(50_000);
     let packed = gzip(content.as_bytes());
-    let url = origin.answers("/gzip", vec![vec![ok("content-encoding: gzip\r\n", &packed)]]);
+    let url = origin.answers(
+        "/gzip",
+        vec![vec![ok("content-encoding: gzip\r\n", &packed)]],
+    );
     let cut = &packed[..packed.len() / 2];
     let half = origin.answers("/half", vec![vec![ok("content-encoding: gzip\r\n", cut)]]);
     // A file that is one, rather than is sent as one, stays so.
@@ -255,47 +339,10 @@ async fn a_compressed_answer_is_decoded(service: &Service) {
     assert!(client.content(found[0]["file_id"].as_str().unwrap()).await == content.as_bytes());
     assert_eq!(error(&found[1]), "connect");
     assert!(client.content(found[2]["file_id"].as_str().unwrap()).await == packed);
-    assert_eq!(origin.seen("/gzip")[0].headers["accept-encoding"], "identity");
-}
-
-/// Over the limits of one item and of the tenant.
-async fn no_answer_is_endless(service: &Service) {
-    let origin = Origin::start().await;
-    let zeros = vec![0; 64 * 1024];
-    let announced = origin.file("/announced", &vec![0; (1 << 20) + 1]);
-    let endless = origin.answers(
-        "/endless",
-        vec![vec![head("200 OK\nconnection: close"), Act::Endless(zeros.clone())]],
+    assert_eq!(
+        origin.seen("/gzip")[0].headers["accept-encoding"],
+        "identity"
     );
-    let bomb = gzip(&vec![0; 64 << 20]);
-    assert!(bomb.len() < 100_000);
-    let bomb = origin.answers("/bomb", vec![vec![ok("content-encoding: gzip\r\n", &bomb)]]);
-    let mut drip = vec![head("200 OK\ncontent-length: 1000")];
-    for _ in 0..100 {
-        drip.extend([Act::Send(b"x".to_vec()), Act::Wait(Duration::from_millis(100))]);
-    }
-    let drip = origin.answers("/drip", vec![drip]);
-    let mut urls = vec![announced, endless, bomb, drip];
-    for number in 0..4 {
-        urls.push(origin.file(&format!("/{number}"), &vec![number; 1 << 20]));
-    }
-    let client = service.client("acme");
-    let body: Vec<Value> = urls.iter().map(|url| json!({"url": url})).collect();
-    let body = json!({"items": body, "options": {"timeout_s": 2}});
-    let import = send(client.post("/v1/imports").json(&body)).await.json(202);
-    let import = done(service, &client, &import).await;
-    let found = items(&client, &import).await;
-    for item in &found[..3] {
-        let reason = error(item);
-        assert!(["too-large", "quota"].contains(&reason), "{item}");
-    }
-    assert_eq!(error(&found[0]), "too-large");
-    assert_eq!(error(&found[3]), "timeout");
-    // Others may have had the room while the endless one took some.
-    let stored = found[4..].iter().filter(|item| item["state"] == "done").count();
-    let refused = found[4..].iter().filter(|item| error(item) == "quota").count();
-    assert!((1..=3).contains(&stored) && stored + refused == 4, "{found:?}");
-    service.assert_holds(stored as u64).await;
 }
 
 async fn a_file_is_named_and_typed(service: &Service) {
@@ -304,11 +351,20 @@ async fn a_file_is_named_and_typed(service: &Service) {
     let own = origin.file("/a/own.bin", b"x");
     let said = origin.answers(
         "/said",
-        vec![vec![ok("content-disposition: attachment; filename=\"../../said.txt\"\r\n", b"x")]],
+        vec![vec![ok(
+            "content-disposition: attachment; filename=\"../../said.txt\"\r\n",
+            b"x",
+        )]],
     );
     let path = origin.file("/a/b%20c.png?query", png);
     let odd = origin.file("/%2e%2e%2f..", b"<html>");
-    let lying = origin.answers("/lying", vec![vec![ok("content-type: image/png\r\n", b"<script>alert(1)</script>")]]);
+    let lying = origin.answers(
+        "/lying",
+        vec![vec![ok(
+            "content-type: image/png\r\n",
+            b"<script>alert(1)</script>",
+        )]],
+    );
     let client = service.client("acme");
     let body = json!({
         "items": [
@@ -325,12 +381,88 @@ async fn a_file_is_named_and_typed(service: &Service) {
         let path = format!("/v1/files/{}", item["file_id"].as_str().unwrap());
         files.push(send(client.get(&path)).await.json(200));
     }
-    let names: Vec<&str> = files.iter().map(|file| file["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = files
+        .iter()
+        .map(|file| file["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, ["folder/mine", "said.txt", "b c.png"]);
     assert_eq!(files[0]["metadata"], json!({"k": [1, {"l": null}]}));
     assert_eq!(files[0]["created_by"], "tester");
     assert_eq!(files[2]["content_type"], "image/png");
     // What the bytes are counts, not what the origin says.
-    assert_eq!((error(&found[3]), error(&found[4])), ("content-type", "content-type"));
+    assert_eq!(
+        (error(&found[3]), error(&found[4])),
+        ("content-type", "content-type")
+    );
     assert_eq!(client.content(id(&files[2])).await, png);
+}
+
+mod limited {
+    use super::*;
+
+    on_every_pair!(
+        with [
+            crate::imports::OPEN[0],
+            crate::imports::OPEN[1],
+            ("BOX_IMPORTS__MAX_FILE_SIZE", "1MiB"),
+            ("BOX_IMPORTS__ATTEMPTS", "1"),
+            ("BOX_QUOTA__MAX_BYTES", "3MiB"),
+        ];
+        no_answer_is_endless,
+    );
+
+    /// Over the limits of one item and of the tenant.
+    async fn no_answer_is_endless(service: &Service) {
+        let origin = Origin::start().await;
+        let zeros = vec![0; 64 * 1024];
+        let announced = origin.file("/announced", &vec![0; (1 << 20) + 1]);
+        let endless = origin.answers(
+            "/endless",
+            vec![vec![
+                head("200 OK\nconnection: close"),
+                Act::Endless(zeros.clone()),
+            ]],
+        );
+        let bomb = gzip(&vec![0; 64 << 20]);
+        assert!(bomb.len() < 100_000);
+        let bomb = origin.answers("/bomb", vec![vec![ok("content-encoding: gzip\r\n", &bomb)]]);
+        let mut drip = vec![head("200 OK\ncontent-length: 1000")];
+        for _ in 0..100 {
+            drip.extend([
+                Act::Send(b"x".to_vec()),
+                Act::Wait(Duration::from_millis(100)),
+            ]);
+        }
+        let drip = origin.answers("/drip", vec![drip]);
+        let mut urls = vec![announced, endless, bomb, drip];
+        for number in 0..4 {
+            urls.push(origin.file(&format!("/{number}"), &vec![number; 1 << 20]));
+        }
+        let client = service.client("acme");
+        let body: Vec<Value> = urls.iter().map(|url| json!({"url": url})).collect();
+        let body = json!({"items": body, "options": {"timeout_s": 2}});
+        let import = send(client.post("/v1/imports").json(&body)).await.json(202);
+        let import = done(service, &client, &import).await;
+        let found = items(&client, &import).await;
+        for item in &found[..3] {
+            let reason = error(item);
+            assert!(["too-large", "quota"].contains(&reason), "{item}");
+        }
+        assert_eq!(error(&found[0]), "too-large");
+        assert_eq!(error(&found[3]), "timeout");
+        // Others may have had the room while the endless one took some.
+        let stored = found[4..]
+            .iter()
+            .filter(|item| item["state"] == "done")
+            .count();
+        let refused = found[4..]
+            .iter()
+            .filter(|item| error(item) == "quota")
+            .count();
+        assert!(
+            (1..=3).contains(&stored) && stored + refused == 4,
+            "{found:?}"
+        );
+        service.assert_holds(stored as u64).await;
+    }
 }

@@ -16,7 +16,7 @@ use crate::harness::origin::{Act, Origin, head, ok};
 use crate::harness::service::{Service, on_every_pair};
 
 on_every_pair!(
-    with super::OPEN;
+    with crate::imports::OPEN;
     bounds_are_kept,
     a_slow_import_does_not_hold_others_up,
     cancelling_stops_what_runs,
@@ -60,11 +60,16 @@ async fn bounds_are_kept(service: &Service) {
             .map(|number| json!({"url": origin.answers(&format!("/{number}"), vec![slow(30)])}))
             .collect();
         let body = json!({"items": urls, "options": options});
-        let import = post(&client, "", "application/json", body.to_string()).await.json(202);
+        let import = post(&client, "", "application/json", body.to_string())
+            .await
+            .json(202);
         let import = done(service, &client, &import).await;
         assert_eq!(import["counts"]["done"], 40);
         let found = origin.most_at_a_time();
-        assert!(found <= most && found >= most.min(16) / 2, "{found} at a time with {options}");
+        assert!(
+            found <= most && found >= most.min(16) / 2,
+            "{found} at a time with {options}"
+        );
     }
 }
 
@@ -88,17 +93,30 @@ async fn a_slow_import_does_not_hold_others_up(service: &Service) {
 async fn cancelling_stops_what_runs(service: &Service) {
     let origin = Origin::start().await;
     let endless = vec![head("200 OK\netag: \"x\""), Act::Endless(vec![7; 1024])];
-    let mut urls = vec![origin.file("/a", b"x"), origin.answers("/endless", vec![endless])];
+    let mut urls = vec![
+        origin.file("/a", b"x"),
+        origin.answers("/endless", vec![endless]),
+    ];
     urls.extend((0..50).map(|number| origin.answers(&format!("/{number}"), vec![slow(600_000)])));
     let client = service.client("acme");
     let import = start(&client, &urls).await;
-    until(&client, &import, |now| now["counts"]["done"] == 1 && now["counts"]["fetching"] != 0).await;
+    until(&client, &import, |now| {
+        now["counts"]["done"] == 1 && now["counts"]["fetching"] != 0
+    })
+    .await;
     let cancelled = act(&client, &import, "cancel").await;
-    assert_eq!((&cancelled["state"], &cancelled["counts"]["cancelled"]), (&json!("cancelled"), &json!(51)));
+    assert_eq!(
+        (&cancelled["state"], &cancelled["counts"]["cancelled"]),
+        (&json!("cancelled"), &json!(51))
+    );
     assert_exact(service, &cancelled).await;
-    let asked: usize = (0..50).map(|number| origin.seen(&format!("/{number}")).len()).sum();
+    let asked: usize = (0..50)
+        .map(|number| origin.seen(&format!("/{number}")).len())
+        .sum();
     tokio::time::sleep(Duration::from_millis(1_200)).await;
-    let later: usize = (0..50).map(|number| origin.seen(&format!("/{number}")).len()).sum();
+    let later: usize = (0..50)
+        .map(|number| origin.seen(&format!("/{number}")).len())
+        .sum();
     assert!(later <= asked + 16, "{later} requests, {asked} before");
     assert_eq!(get(&client, &import).await, cancelled);
     assert_eq!(act(&client, &import, "cancel").await, cancelled);
@@ -117,15 +135,27 @@ async fn only_what_failed_is_tried_again(service: &Service) {
     ];
     let client = service.client("acme");
     let import = done(service, &client, &start(&client, &urls).await).await;
-    assert_eq!((&import["counts"]["done"], &import["counts"]["failed"]), (&json!(1), &json!(3)));
+    assert_eq!(
+        (&import["counts"]["done"], &import["counts"]["failed"]),
+        (&json!(1), &json!(3))
+    );
     let again = act(&client, &import, "retry").await;
-    assert_eq!((&again["state"], &again["finished_at"]), (&json!("running"), &Value::Null));
+    assert_eq!(
+        (&again["state"], &again["finished_at"]),
+        (&json!("running"), &Value::Null)
+    );
     let import = done(service, &client, &again).await;
-    assert_eq!((&import["counts"]["done"], &import["counts"]["failed"]), (&json!(2), &json!(2)));
+    assert_eq!(
+        (&import["counts"]["done"], &import["counts"]["failed"]),
+        (&json!(2), &json!(2))
+    );
     assert_eq!(origin.seen("/a").len(), 1);
     assert_eq!((origin.seen("/b").len(), origin.seen("/c").len()), (2, 2));
     let found = items(&client, &import).await;
-    assert_eq!((&found[1]["attempts"], &found[1]["error"]), (&json!(2), &Value::Null));
+    assert_eq!(
+        (&found[1]["attempts"], &found[1]["error"]),
+        (&json!(2), &Value::Null)
+    );
     service.assert_holds(2).await;
 }
 
@@ -159,15 +189,28 @@ async fn what_a_dead_process_had_is_taken_up(service: &Service) {
 async fn an_item_ends_once_whoever_has_it(service: &Service) {
     let origin = Origin::start().await;
     let (site, import) = Site::with(service, &[origin.file("/a", b"x")]).await;
-    let first = site.claim_all(ClaimId::new(Timestamp::from_micros(1))).await.remove(0);
+    let first = site
+        .claim_all(ClaimId::new(Timestamp::from_micros(1)))
+        .await
+        .remove(0);
     service.clock.advance(Duration::from_secs(31));
     assert_eq!(site.domain.import_take_up().await.unwrap(), 1);
-    let second = site.claim_all(ClaimId::new(Timestamp::from_micros(2))).await.remove(0);
+    let second = site
+        .claim_all(ClaimId::new(Timestamp::from_micros(2)))
+        .await
+        .remove(0);
     tokio::join!(site.run(&first), site.run(&second));
     site.run(&first).await;
     assert_eq!(origin.seen("/a").len(), 3);
     let import = site.end(&import).await;
-    assert_eq!((import.counts.done, import.counts.total(), import.counts.bytes), (1, 1, 1));
+    assert_eq!(
+        (
+            import.counts.done,
+            import.counts.total(),
+            import.counts.bytes
+        ),
+        (1, 1, 1)
+    );
     assert_eq!(service.count("files").await, 1);
 }
 
@@ -224,7 +267,12 @@ impl Site {
     /// The import once it is done, and everything agrees.
     async fn end(self, import: &ImportId) -> Import {
         assert_eq!(self.domain.import_finish().await.unwrap(), 1);
-        let import = self.domain.import_get(&self.tenant, *import).await.unwrap().unwrap();
+        let import = self
+            .domain
+            .import_get(&self.tenant, *import)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(import.state, State::Done);
         self.domain.reap().await.unwrap();
         self.domain.clock.advance(Duration::from_secs(86_400));
@@ -245,8 +293,14 @@ async fn a_stop_gives_back_what_was_claimed(service: &Service) {
     let import = start(&client, &urls).await;
     until(&client, &import, |now| now["counts"]["fetching"] == 30).await;
     service.stop().await;
-    let (pending, held) = ("import_items WHERE state = 'pending'", "import_items WHERE claim IS NOT NULL");
-    assert_eq!((service.count(pending).await, service.count(held).await), (30, 0));
+    let (pending, held) = (
+        "import_items WHERE state = 'pending'",
+        "import_items WHERE claim IS NOT NULL",
+    );
+    assert_eq!(
+        (service.count(pending).await, service.count(held).await),
+        (30, 0)
+    );
     let next = service.another().await;
     let client = next.client("acme");
     let import = done(&next, &client, &import).await;
@@ -257,14 +311,28 @@ async fn a_stop_gives_back_what_was_claimed(service: &Service) {
 async fn another_tenant_sees_nothing(service: &Service) {
     let origin = Origin::start().await;
     let client = service.client("acme");
-    let import = done(service, &client, &start(&client, &[origin.file("/a", b"x")]).await).await;
+    let import = done(
+        service,
+        &client,
+        &start(&client, &[origin.file("/a", b"x")]).await,
+    )
+    .await;
     let other = service.client("other");
     let path = format!("/v1/imports/{}", import["id"].as_str().unwrap());
-    for path in [path.clone(), format!("{path}/items"), format!("{path}/events")] {
+    for path in [
+        path.clone(),
+        format!("{path}/items"),
+        format!("{path}/events"),
+    ] {
         send(other.get(&path)).await.problem(404, "not-found");
     }
     for what in ["cancel", "retry"] {
-        send(other.post(&format!("{path}/{what}"))).await.problem(404, "not-found");
+        send(other.post(&format!("{path}/{what}")))
+            .await
+            .problem(404, "not-found");
     }
-    assert_eq!(send(other.get("/v1/imports")).await.json(200)["items"], json!([]));
+    assert_eq!(
+        send(other.get("/v1/imports")).await.json(200)["items"],
+        json!([])
+    );
 }
