@@ -364,18 +364,19 @@ fn failure(error: &reqwest::Error) -> Failure {
         if let Some(refusal) = error.downcast_ref::<Refusal>() {
             return refusal.clone().into();
         }
-        // An I/O error hands out what its own cause comes from, not the cause itself.
-        let within = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>() || within.is_some_and(|within| within.is::<rustls::Error>())
-        {
+        if error.is::<rustls::Error>() {
             return Failure::new(Fault::Tls, "no TLS connection could be agreed on");
         }
         parsed |= error
             .downcast_ref::<hyper::Error>()
             .is_some_and(hyper::Error::is_parse);
-        cause = error.source();
+        // An I/O error hands out what its own cause comes from, not the cause itself.
+        cause = match error.downcast_ref::<std::io::Error>() {
+            Some(error) => error
+                .get_ref()
+                .map(|within| within as &(dyn StdError + 'static)),
+            None => error.source(),
+        };
     }
     if error.is_dns() {
         return Failure::new(Fault::Dns, "the host's name could not be resolved");

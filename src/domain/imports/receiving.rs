@@ -282,6 +282,7 @@ impl Receiving {
         once: Option<(&Once, [u8; 32])>,
     ) -> Result<Import> {
         if self.count == 0 {
+            self.abandon().await;
             return Err(Error::invalid("/items", "must have at least one item"));
         }
         self.flush().await?;

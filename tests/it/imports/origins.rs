@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::{done, items, start};
 use crate::harness::client::{id, send};
@@ -95,7 +97,7 @@ async fn each_way_to_fail_has_its_reason(service: &Service) {
     // Nobody listens there any more.
     urls.push(Origin::start().await.url.clone());
     wanted.push("connect");
-    urls.push(origin.file("/tls", b"x").replace("http:", "https:"));
+    urls.push(no_tls().await);
     wanted.push("tls");
     let client = service.client("acme");
     let body: Vec<Value> = urls.iter().map(|url| json!({"url": url})).collect();
@@ -112,6 +114,19 @@ async fn each_way_to_fail_has_its_reason(service: &Service) {
     }
     assert_eq!(found[8]["http_status"], 410);
     service.assert_holds(0).await;
+}
+
+/// Answers a client that wants TLS in plain text.
+async fn no_tls() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let _ = tcp.read(&mut [0; 4096]).await;
+            let _ = tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    format!("https://{address}/")
 }
 
 async fn what_may_pass_is_tried_again(service: &Service) {
@@ -449,7 +464,12 @@ mod limited {
             assert!(["too-large", "quota"].contains(&reason), "{item}");
         }
         assert_eq!(error(&found[0]), "too-large");
-        assert_eq!(error(&found[3]), "timeout");
+        // The others may have left it no room.
+        assert!(
+            ["timeout", "quota"].contains(&error(&found[3])),
+            "{}",
+            found[3]
+        );
         // Others may have had the room while the endless one took some.
         let stored = found[4..]
             .iter()

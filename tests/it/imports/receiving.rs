@@ -330,6 +330,8 @@ async fn an_import_is_made_once(service: &Service) {
     ask("k", &body.replace("/a", "/b"))
         .await
         .invalid(&["/Idempotency-Key"]);
+    // Ids sort by time, and this clock stands still.
+    service.clock.advance(std::time::Duration::from_secs(1));
     assert_ne!(ask("other", &body).await.json(202)["id"], one["id"]);
     let page = send(client.get("/v1/imports?limit=1")).await.json(200);
     let next = page["next_cursor"].as_str().unwrap();
