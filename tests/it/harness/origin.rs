@@ -30,7 +30,7 @@ pub struct Seen {
 
 type Answers = HashMap<String, Vec<Vec<Act>>>;
 
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct Shared {
     answers: Arc<Mutex<Answers>>,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -39,6 +39,7 @@ struct Shared {
 }
 
 /// Ends with its test.
+#[derive(Debug)]
 pub struct Origin {
     /// `http://127.0.0.1:PORT`
     pub url: String,
