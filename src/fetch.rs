@@ -34,9 +34,9 @@ const REDIRECTS: usize = 5;
 /// The longest wait that an origin may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3_600);
 
-/// How long an unused connection is kept, and how many of them for one host.
+/// How long an unused connection is kept. How many there are is bounded by who fetches: a bound here
+/// would close those that the next item needs.
 const POOL_IDLE: Duration = Duration::from_secs(30);
-const POOL_PER_HOST: usize = 32;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -168,7 +168,6 @@ impl Fetcher {
                 .dns_resolver(policy::Guarded(policy.clone()))
                 .connect_timeout(settings.connect_timeout)
                 .pool_idle_timeout(POOL_IDLE)
-                .pool_max_idle_per_host(POOL_PER_HOST)
                 .http2_initial_stream_window_size(256 * 1024)
                 .http2_initial_connection_window_size(1024 * 1024)
         };

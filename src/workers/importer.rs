@@ -22,8 +22,8 @@ use crate::id::{ClaimId, ImportId, Tenant};
 /// How often a look is taken for what nobody told of: other processes' imports, and pauses that are over.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Items that may bring many bytes at the same time.
-const LARGE: usize = 8;
+/// What items that bring many bytes may hold in memory together.
+const LARGE_BYTES: usize = 64 * 1024 * 1024;
 
 /// Imports among which the free places are shared out at once.
 const IMPORTS: u32 = 1_000;
@@ -93,8 +93,10 @@ impl Importer {
                 domain.rules.imports.concurrency,
                 domain.rules.imports.per_host,
             ),
+            large: Arc::new(Semaphore::new(
+                LARGE_BYTES / domain.objects.held_by_writer(),
+            )),
             domain,
-            large: Arc::new(Semaphore::new(LARGE)),
             tasks: JoinSet::new(),
             flights: HashMap::new(),
             renewed_at: Instant::now(),
