@@ -73,23 +73,9 @@ macro_rules! columns {
 
 impl Conn<'_> {
     pub async fn object_intend(&mut self, intent: &Intent) -> Result<()> {
-        on!(self, |c| {
-            sqlx::query(
-                "INSERT INTO objects (id, tenant, state, epoch, refs, lease_until, quiet_at, created_at,
+        run!(self, "INSERT INTO objects (id, tenant, state, epoch, refs, lease_until, quiet_at, created_at,
                                       reserved_bytes, reserved_files)
-                 VALUES ($1, $2, 'writing', $3, 0, $4, $5, $6, $7, $8)",
-            )
-            .bind(intent.id)
-            .bind(&intent.tenant)
-            .bind(FIRST_EPOCH)
-            .bind(intent.lease_until)
-            .bind(intent.quiet_at)
-            .bind(intent.now)
-            .bind(intent.reserved.bytes)
-            .bind(intent.reserved.files)
-            .execute(c)
-            .await?;
-        });
+                 VALUES ($1, $2, 'writing', $3, 0, $4, $5, $6, $7, $8)", [intent.id, &intent.tenant, FIRST_EPOCH, intent.lease_until, intent.quiet_at, intent.now, intent.reserved.bytes, intent.reserved.files]);
         Ok(())
     }
 

@@ -159,7 +159,7 @@ impl Conn<'_> {
     /// One page, in the order asked for.
     pub async fn file_list(&mut self, filter: &Filter, page: &Page) -> Result<Vec<File>> {
         let index = match self {
-            Self::Sqlite(c) => access::index(c, filter, page).await?,
+            Self::Sqlite(c) => access::index(c.ready().await?, filter, page).await?,
             Self::Postgres(_) => None,
         };
         let rows: Vec<files::Row> = on!(self, |c| {
