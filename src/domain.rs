@@ -12,6 +12,9 @@ use crate::id::Tenant;
 use crate::metadata::Metadata;
 use crate::objects::Objects;
 
+pub use ahead::Ahead;
+
+mod ahead;
 pub mod changes;
 mod content;
 pub mod deployment;
@@ -56,6 +59,7 @@ pub struct Domain {
     /// One round at a time in this process: a second one would find the rows claimed, and end
     /// before what is due is done.
     pub reaping: Arc<Mutex<()>>,
+    pub ahead: Ahead,
 }
 
 /// On whose behalf something is done, for the event that tells of it.

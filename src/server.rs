@@ -59,6 +59,7 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
         tracing::warn!("uploads that were cut off are left to their leases");
     }
     let _ = reaper.await;
+    app.domain.intents_give_back().await;
     app.domain.metadata.close().await;
     tracing::info!("stopped");
 }
