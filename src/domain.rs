@@ -13,6 +13,9 @@ use crate::id::Tenant;
 use crate::metadata::Metadata;
 use crate::objects::Objects;
 
+pub use ahead::Ahead;
+
+mod ahead;
 pub mod changes;
 mod content;
 pub mod deployment;
@@ -64,6 +67,7 @@ pub struct Domain {
     pub fetcher: Fetcher,
     /// Told when there are items to fetch, or some that are not to be fetched any more.
     pub queued: Arc<Notify>,
+    pub ahead: Ahead,
 }
 
 /// On whose behalf something is done, for the event that tells of it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, SqliteConnection};
+use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres};
 
 use crate::error::{Error, Result};
 use crate::faults::Faults;
@@ -20,12 +20,29 @@ macro_rules! on {
     ($conn:expr, |$c:ident| $body:expr) => {
         match $conn {
             $crate::metadata::Conn::Sqlite(conn) => {
-                let $c: &mut sqlx::SqliteConnection = conn;
+                let $c: &mut sqlx::SqliteConnection = conn.ready().await?;
                 $body
             }
             $crate::metadata::Conn::Postgres(conn) => {
                 let $c: &mut sqlx::PgConnection = conn;
                 $body
+            }
+        }
+    };
+}
+
+/// Runs a statement that tells nothing but that it failed. SQLite may run it later, together with those
+/// behind it, but before the next one that is asked for its outcome, and before the commit.
+macro_rules! run {
+    ($conn:expr, $sql:expr, [$($value:expr),+ $(,)?]) => {
+        match $conn {
+            $crate::metadata::Conn::Sqlite(conn) => {
+                let mut statement = conn.later($sql);
+                $(statement.bind($value)?;)+
+                conn.taken().await?;
+            }
+            $crate::metadata::Conn::Postgres(conn) => {
+                sqlx::query($sql)$(.bind($value))+.execute(&mut **conn).await?;
             }
         }
     };
@@ -88,14 +105,14 @@ pub enum Reader {
 /// Where statements run: a reader's connection, or a transaction. Its methods stand by table, in
 /// the modules of this folder.
 pub enum Conn<'c> {
-    Sqlite(&'c mut SqliteConnection),
+    Sqlite(sqlite::Connection<'c>),
     Postgres(&'c mut PgConnection),
 }
 
 impl Reader {
     pub fn conn(&mut self) -> Conn<'_> {
         match self {
-            Self::Sqlite(conn) => Conn::Sqlite(conn),
+            Self::Sqlite(conn) => Conn::Sqlite(sqlite::Connection::new(conn)),
             Self::Postgres(conn) => Conn::Postgres(conn),
         }
     }
@@ -153,7 +170,10 @@ impl Metadata {
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
-        F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>> + Send + Sync + 'static,
+        F: for<'a, 'c> Fn(&'a mut Conn<'c>, &'a I) -> BoxFuture<'a, Result<T>>
+            + Send
+            + Sync
+            + 'static,
     {
         self.faults.step(BEGIN).await?;
         let value = match &self.db {
@@ -167,7 +187,7 @@ impl Metadata {
     /// Answers when the database does.
     pub async fn ping(&self) -> Result<()> {
         let mut reader = self.reader().await?;
-        on!(reader.conn(), |c| {
+        on!(&mut reader.conn(), |c| {
             sqlx::query("SELECT 1").execute(c).await?;
         });
         Ok(())
@@ -253,7 +273,7 @@ async fn schema_check(conn: &mut Conn<'_>, migrations: &sqlx::migrate::Migrator)
 
 async fn postgres_write<I, T, F>(pool: &PgPool, faults: &Faults, input: &I, body: &F) -> Result<T>
 where
-    F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>>,
+    F: for<'a, 'c> Fn(&'a mut Conn<'c>, &'a I) -> BoxFuture<'a, Result<T>>,
 {
     let mut attempt = 1;
     loop {
@@ -271,7 +291,7 @@ where
 
 async fn postgres_attempt<I, T, F>(pool: &PgPool, faults: &Faults, input: &I, body: &F) -> Result<T>
 where
-    F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>>,
+    F: for<'a, 'c> Fn(&'a mut Conn<'c>, &'a I) -> BoxFuture<'a, Result<T>>,
 {
     let mut transaction = pool.begin().await?;
     let mut conn = Conn::Postgres(&mut transaction);

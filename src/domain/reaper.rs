@@ -24,6 +24,7 @@ impl Domain {
     /// Goes on until nothing is due now; how many rows it removed.
     pub async fn reap(&self) -> Result<u64> {
         let _round = self.reaping.lock().await;
+        self.intents_tidy().await;
         loop {
             let now = self.clock.now();
             let expired = self

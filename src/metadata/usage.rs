@@ -151,25 +151,24 @@ impl Conn<'_> {
             Self::Postgres(_) if any_row => rand::random_range(0..SHARDS),
             _ => 0,
         };
-        on!(self, |c| {
-            sqlx::query(
-                "INSERT INTO usage (tenant, shard, bytes, files, reserved_bytes, reserved_files)
+        run!(
+            self,
+            "INSERT INTO usage (tenant, shard, bytes, files, reserved_bytes, reserved_files)
                  VALUES ($1, $2, $3, $4, $5, $6)
                  ON CONFLICT (tenant, shard) DO UPDATE SET
                     bytes = usage.bytes + excluded.bytes,
                     files = usage.files + excluded.files,
                     reserved_bytes = usage.reserved_bytes + excluded.reserved_bytes,
                     reserved_files = usage.reserved_files + excluded.reserved_files",
-            )
-            .bind(tenant)
-            .bind(shard)
-            .bind(change.used.bytes)
-            .bind(change.used.files)
-            .bind(change.reserved.bytes)
-            .bind(change.reserved.files)
-            .execute(c)
-            .await?;
-        });
+            [
+                tenant,
+                shard,
+                change.used.bytes,
+                change.used.files,
+                change.reserved.bytes,
+                change.reserved.files
+            ]
+        );
         Ok(())
     }
 
