@@ -370,7 +370,7 @@ impl Conn<'_> {
                 .bind(tenant)
                 .bind(now)
                 .bind(json)
-                .execute(&mut **c)
+                .execute(c.ready().await?)
                 .await?;
             }
         }
@@ -419,7 +419,7 @@ impl Conn<'_> {
                 .bind(json_list(numbers)?)
                 .bind(ended.error_type())
                 .bind(ended.error_detail())
-                .execute(&mut **c)
+                .execute(c.ready().await?)
                 .await?
                 .rows_affected()
             }
@@ -571,7 +571,7 @@ impl Conn<'_> {
                 )
                 .bind(tenant)
                 .bind(id)
-                .fetch_optional(&mut **c)
+                .fetch_optional(c.ready().await?)
                 .await?
             }
             Self::Postgres(c) => {
@@ -813,7 +813,7 @@ impl Conn<'_> {
                     .bind(json_list(numbers)?)
                     .bind(claim)
                     .bind(lease_until)
-                    .fetch_all(&mut **c)
+                    .fetch_all(c.ready().await?)
                     .await?
             }
         };
@@ -966,29 +966,28 @@ impl Conn<'_> {
             Self::Postgres(_) => rand::random_range(0..SHARDS),
             Self::Sqlite(_) => 0,
         };
-        on!(self, |c| {
-            sqlx::query(
-                "INSERT INTO import_counts (import_id, shard, pending, fetching, done, failed, cancelled, bytes)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-                 ON CONFLICT (import_id, shard) DO UPDATE SET
-                    pending = import_counts.pending + excluded.pending,
-                    fetching = import_counts.fetching + excluded.fetching,
-                    done = import_counts.done + excluded.done,
-                    failed = import_counts.failed + excluded.failed,
-                    cancelled = import_counts.cancelled + excluded.cancelled,
-                    bytes = import_counts.bytes + excluded.bytes",
-            )
-            .bind(id)
-            .bind(shard)
-            .bind(change.pending)
-            .bind(change.fetching)
-            .bind(change.done)
-            .bind(change.failed)
-            .bind(change.cancelled)
-            .bind(change.bytes)
-            .execute(c)
-            .await?;
-        });
+        run!(
+            self,
+            "INSERT INTO import_counts (import_id, shard, pending, fetching, done, failed, cancelled, bytes)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             ON CONFLICT (import_id, shard) DO UPDATE SET
+                pending = import_counts.pending + excluded.pending,
+                fetching = import_counts.fetching + excluded.fetching,
+                done = import_counts.done + excluded.done,
+                failed = import_counts.failed + excluded.failed,
+                cancelled = import_counts.cancelled + excluded.cancelled,
+                bytes = import_counts.bytes + excluded.bytes",
+            [
+                id,
+                shard,
+                change.pending,
+                change.fetching,
+                change.done,
+                change.failed,
+                change.cancelled,
+                change.bytes,
+            ]
+        );
         Ok(())
     }
 }
