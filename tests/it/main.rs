@@ -18,4 +18,5 @@ mod objects_s3_faults;
 mod operations;
 mod quotas;
 mod search;
+mod signed;
 mod versions;
