@@ -29,6 +29,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod units;
+mod urls;
 
 use leaf::{Leaf, unlike};
 
@@ -44,6 +45,7 @@ pub use secret::{MASK, Secret, SigningSecrets};
 pub use show::Entry;
 pub use store::{Endpoint, LONGEST_LEASE, SHORTEST_LEASE, Store, StoreUrl};
 pub use units::{Size, parse_duration, short};
+pub use urls::Urls;
 
 use crate::objects;
 use crate::telemetry;
@@ -73,6 +75,7 @@ pub struct Config {
     pub imports: Imports,
     pub fetch: Fetch,
     pub cors: Cors,
+    pub urls: Urls,
     pub reaper: Reaper,
     pub log: Log,
 }
@@ -94,6 +97,7 @@ impl Default for Config {
             imports: Imports::default(),
             fetch: Fetch::default(),
             cors: Cors::default(),
+            urls: Urls::default(),
             reaper: Reaper::default(),
             log: Log::default(),
         }

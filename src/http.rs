@@ -29,6 +29,7 @@ mod observe;
 mod once;
 mod problem;
 pub mod range;
+mod signed;
 mod types;
 mod upload;
 mod usage;
@@ -43,6 +44,8 @@ pub enum Access {
     Public,
     /// Whoever has a valid token.
     Token,
+    /// Whoever has a URL that the service signed; the handler looks at it.
+    Signed,
     /// Whoever has a valid token with this scope.
     Scope(Scope),
 }
@@ -72,7 +75,7 @@ pub struct Route {
 
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
-    use Access::{Public, Scope as Needs, Token};
+    use Access::{Public, Scope as Needs, Signed, Token};
     use Scope::{FilesDelete, FilesRead, FilesWrite, ImportsRead, ImportsWrite};
     use Takes::{File, Items, Json, Nothing};
     vec![
@@ -97,6 +100,10 @@ pub fn routes() -> Vec<Route> {
         route("watchImport",            Method::GET,    "/v1/imports/{id}/events",                     Needs(ImportsRead), Nothing, get(imports::events)),
         route("cancelImport",           Method::POST,   "/v1/imports/{id}/cancel",                     Needs(ImportsWrite), Nothing, post(imports::cancel)),
         route("retryImport",            Method::POST,   "/v1/imports/{id}/retry",                      Needs(ImportsWrite), Nothing, post(imports::retry)),
+        route("createSignedUrl",        Method::POST,   "/v1/files/{id}/signed-urls",                  Token,              Json,    post(signed::create)),
+        route("getSigned",              Method::GET,    "/s/{token}",                                  Signed,             Nothing, get(signed::get)),
+        route("headSigned",             Method::HEAD,   "/s/{token}",                                  Signed,             Nothing, head(signed::head)),
+        route("putSigned",              Method::PUT,    "/s/{token}",                                  Signed,             File,    put(signed::put)),
         route("getUsage",               Method::GET,    "/v1/usage",                                   Needs(FilesRead),   Nothing, get(usage::get)),
         route("getMe",                  Method::GET,    "/v1/me",                                      Token,              Nothing, get(me::get)),
         route("getLiveness",            Method::GET,    "/health/live",                                Public,             Nothing, get(health::live)),

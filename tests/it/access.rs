@@ -51,6 +51,7 @@ async fn call(client: &Client, route: &Route, id: &str) -> Answer {
         .path
         .replace("{id}", id)
         .replace("{version}", "1")
+        .replace("{token}", "forged.token")
         .replace("{file}", "index.css");
     assert!(!path.contains('{'), "what is to stand in {path}?");
     let request = client.request(route.method.clone(), &path);
@@ -58,6 +59,9 @@ async fn call(client: &Client, route: &Route, id: &str) -> Answer {
         (Takes::Nothing, _) => request,
         (Takes::File, _) => request.body("x"),
         (Takes::Json, Some("batchDeleteFiles")) => request.json(&json!({"ids": [id]})),
+        (Takes::Json, Some("createSignedUrl")) => {
+            request.json(&json!({"method": "HEAD", "expires_in_s": 60}))
+        }
         (Takes::Json, _) => request.json(&json!({})),
         (Takes::Items, _) => request.json(&json!({"items": [{"url": "ftp://example.com/"}]})),
     };
@@ -70,6 +74,8 @@ async fn no_route_lets_a_stranger_in(service: &Service) {
         let answer = call(&service.stranger(), &route, things.id(&route)).await;
         if route.access == Access::Public {
             assert!(answer.status < 400, "{} {answer:?}", route.path);
+        } else if route.access == Access::Signed {
+            assert_eq!(answer.status, 403, "{} {answer:?}", route.path);
         } else if route.method == reqwest::Method::HEAD {
             assert_eq!(answer.status, 401, "{}", route.path);
         } else {
@@ -141,7 +147,8 @@ fn foreign(operation: &str) -> Foreign {
         | "listImportItems"
         | "watchImport"
         | "cancelImport"
-        | "retryImport" => Foreign::NotFound,
+        | "retryImport"
+        | "createSignedUrl" => Foreign::NotFound,
         "batchDeleteFiles" => Foreign::NotFoundWithin,
         "uploadFile" | "listFiles" | "createImport" | "listImports" | "getUsage" | "getMe" => {
             Foreign::Own
@@ -157,7 +164,7 @@ async fn no_route_shows_another_tenants_things(service: &Service) {
     let file = &things.file;
     let never = "01890a5d-ac96-774b-bcce-b302099a8057";
     for route in routes() {
-        if route.access == Access::Public {
+        if matches!(route.access, Access::Public | Access::Signed) {
             continue;
         }
         let answer = call(&other, &route, things.id(&route)).await;

@@ -19,4 +19,5 @@ mod objects_s3_faults;
 mod operations;
 mod quotas;
 mod search;
+mod signed;
 mod versions;
