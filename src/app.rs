@@ -42,6 +42,7 @@ impl App {
     ) -> Result<Self> {
         let tokens = Tokens::new(secrets, &config.auth.issuers, clock.clone())?;
         let domain = open_domain(&config, config.database.migrate, clock).await?;
+        domain.generation_raise().await?;
         Ok(Self {
             health: Arc::new(Health::new(domain.clone())),
             domain,
@@ -90,6 +91,7 @@ pub async fn open_domain_with(
         }),
         died: Arc::default(),
         reaping: Arc::default(),
+        older: Arc::default(),
     };
     domain
         .deployment_claim(&config.environment)

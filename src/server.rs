@@ -41,6 +41,7 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
         app.config.reaper.interval,
         stopping.clone(),
     ));
+    let generation = tokio::spawn(workers::generation(app.domain.clone(), stopping.clone()));
 
     let connections = Connections::new(&app);
     tokio::select! {
@@ -59,6 +60,7 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
         tracing::warn!("uploads that were cut off are left to their leases");
     }
     let _ = reaper.await;
+    let _ = generation.await;
     app.domain.metadata.close().await;
     tracing::info!("stopped");
 }

@@ -58,7 +58,8 @@ pub(super) async fn live() -> Response {
 
 /// Tell whether to send requests
 ///
-/// Not while the database or the store does not answer, nor once a stop has begun.
+/// Not while the database or the store does not answer or the database is older than the store, nor
+/// once a stop has begun.
 #[utoipa::path(
     get, path = "/health/ready", tag = "operations",
     responses((status = 200, description = "Do", body = Liveness)),
@@ -70,6 +71,9 @@ pub(super) async fn ready(State(app): State<App>) -> Result<Response> {
     }
     if !app.health.parts().await.all_answer() {
         return refuse("The database or the store does not answer.");
+    }
+    if app.domain.is_older() {
+        return refuse("The database is older than the store.");
     }
     Ok(live().await)
 }

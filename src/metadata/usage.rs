@@ -222,10 +222,19 @@ impl Conn<'_> {
         }))
     }
 
-    /// The tenants whose recorded usage is not what there is. Reads every row.
+    /// The tenants whose recorded usage is not what there is. Reads every row, at one moment: on a
+    /// reader's connection, so that no writer waits.
     pub async fn usage_drifts(&mut self) -> Result<Vec<Drift>> {
-        self.without_time_limit().await?;
-        let rows: Vec<DriftRow> = on!(self, |c| sqlx::query_as(drift!("")).fetch_all(c).await?);
+        let rows: Vec<DriftRow> = match self {
+            Self::Sqlite(c) => sqlx::query_as(drift!("")).fetch_all(&mut **c).await?,
+            Self::Postgres(c) => {
+                let mut transaction = sqlx::Connection::begin(&mut **c).await?;
+                Conn::Postgres(&mut transaction).without_time_limit().await?;
+                let rows = sqlx::query_as(drift!("")).fetch_all(&mut *transaction).await?;
+                transaction.commit().await?;
+                rows
+            }
+        };
         Ok(rows.into_iter().map(Drift::from).collect())
     }
 

@@ -17,13 +17,13 @@ use object_store::path::Path;
 use object_store::signer::{SignedUrlOptions, Signer};
 use object_store::{
     BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode,
-    PutOptions, PutPayload, RetryConfig,
+    PutPayload, RetryConfig, UpdateVersion,
 };
 use reqwest::Method;
 use tokio::time::timeout;
 use url::Url;
 
-use super::{ByteStream, CALL_TIMEOUT, Found, Lease};
+use super::{ByteStream, CALL_TIMEOUT, Found, Lease, Marked};
 use crate::error::{Error, Result};
 use crate::faults::Faults;
 
@@ -250,6 +250,16 @@ impl S3 {
         Ok(found)
     }
 
+    pub(super) async fn has_upload(&self, key: &str) -> Result<bool> {
+        let mut pages = Box::pin(self.upload_pages(key.to_owned()));
+        while let Some(page) = pages.next().await {
+            if page?.iter().any(|upload| upload.key == key) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) async fn presign_get(
         &self,
         key: &str,
@@ -273,25 +283,44 @@ impl S3 {
         .map_err(Error::unavailable)
     }
 
-    pub(super) async fn marker_get(&self, key: &str) -> Result<Option<Bytes>> {
+    pub(super) async fn marker_get(&self, key: &str) -> Result<Option<Marked>> {
         let path = path(key)?;
-        let content = in_time(async { self.inner.patient.get(&path).await?.bytes().await }).await?;
-        match content {
-            Ok(content) => Ok(Some(content)),
+        let found = in_time(async {
+            let found = self.inner.patient.get(&path).await?;
+            let etag = found.meta.e_tag.clone();
+            let content = found.bytes().await?;
+            Ok(Marked { content, etag })
+        })
+        .await?;
+        match found {
+            Ok(found) => Ok(Some(found)),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(Error::unavailable(error)),
         }
     }
 
-    pub(super) async fn marker_create(&self, key: &str, content: Bytes) -> Result<bool> {
+    /// Never tried twice: the second try would find the first one's content, and take it for another's.
+    pub(super) async fn marker_write(
+        &self,
+        key: &str,
+        found: Option<&Marked>,
+        content: Bytes,
+    ) -> Result<bool> {
         let path = path(key)?;
-        let options = PutOptions::from(PutMode::Create);
+        let mode = match found {
+            None => PutMode::Create,
+            Some(found) => PutMode::Update(UpdateVersion {
+                e_tag: found.etag.clone(),
+                version: None,
+            }),
+        };
         let put = self
             .inner
             .strict
-            .put_opts(&path, PutPayload::from(content), options);
+            .put_opts(&path, PutPayload::from(content), mode.into());
         match in_time(put).await? {
             Ok(_) => Ok(true),
+            Err(object_store::Error::Precondition { .. }) => Ok(false),
             Err(object_store::Error::AlreadyExists { path, source }) => {
                 // S3 answers 409 while somebody else's write is under way, which may yet fail.
                 if source.is::<object_store::Error>() {

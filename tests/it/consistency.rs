@@ -59,7 +59,7 @@ async fn put(service: &Service, id: ObjectId, finish: bool) {
 async fn repair(service: &Service) -> Report {
     let options = Options {
         repair: true,
-        verify_checksums: false,
+        ..Options::default()
     };
     service.app.domain.fsck(options).await.unwrap()
 }
@@ -275,10 +275,7 @@ async fn bytes_that_changed_are_found(service: &Service) {
         .unwrap()
         .unwrap();
     let path = store.join(key(service, file.object_id).path());
-    let quick = Options {
-        repair: false,
-        verify_checksums: false,
-    };
+    let quick = Options::default();
     for (bytes, seen, looked_into) in [
         (
             "longer than before",

@@ -110,7 +110,7 @@ impl Operation for Repair {
     async fn run(&self, domain: &Domain, _: &Caller, (): &()) -> Result<()> {
         let options = Options {
             repair: true,
-            verify_checksums: false,
+            ..Options::default()
         };
         domain.fsck(options).await.map(drop)
     }

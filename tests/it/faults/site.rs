@@ -167,8 +167,8 @@ impl Site {
 
     pub async fn fsck(&self, by: &Domain) -> Report {
         let options = Options {
-            repair: false,
             verify_checksums: true,
+            ..Options::default()
         };
         by.fsck(options).await.unwrap()
     }

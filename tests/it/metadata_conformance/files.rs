@@ -364,21 +364,6 @@ async fn broken_files_are_found(fixture: Fixture) {
         .map(|file| (file.id, file.object_id))
         .collect();
     for limit in [1, 3, 100] {
-        let mut found: Vec<(FileId, ObjectId)> = Vec::new();
-        loop {
-            let after = found.last().copied();
-            let page = fixture
-                .reader()
-                .await
-                .conn()
-                .file_broken_page(after, limit)
-                .await
-                .unwrap();
-            if page.is_empty() {
-                break;
-            }
-            found.extend(page);
-        }
-        assert_eq!(found, wanted);
+        assert_eq!(fixture.broken_files(limit).await, wanted);
     }
 }

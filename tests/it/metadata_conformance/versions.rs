@@ -361,17 +361,6 @@ async fn broken_versions_are_found(fixture: Fixture) {
     }
     wanted.sort();
     for limit in [1, 2, 3, 4, 100] {
-        let mut found: Vec<(FileId, ObjectId)> = Vec::new();
-        loop {
-            let mut reader = fixture.reader().await;
-            let after = found.last().copied();
-            let page = reader.conn().file_broken_page(after, limit).await.unwrap();
-            assert!(page.len() <= limit as usize);
-            if page.is_empty() {
-                break;
-            }
-            found.extend(page);
-        }
-        assert_eq!(found, wanted, "by {limit}");
+        assert_eq!(fixture.broken_files(limit).await, wanted, "by {limit}");
     }
 }
