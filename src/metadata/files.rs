@@ -1,5 +1,6 @@
 //! The `files` table: what users see. Every statement names the tenant. Lists are in `search`.
 
+use futures::TryFutureExt;
 use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use sqlx::types::Json;
@@ -9,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::id::{FileId, ObjectId, Tenant};
 
 use super::Conn;
+use super::postgres::in_time;
 use super::objects::{digest, signed, unsigned};
 
 pub type Metadata = serde_json::Map<String, serde_json::Value>;
@@ -139,16 +141,16 @@ impl Conn<'_> {
         let row: Option<Row> = match self {
             // A transaction that writes has SQLite to itself.
             Self::Sqlite(_) => return self.file_get(tenant, id).await,
-            Self::Postgres(c) => {
-                sqlx::query_as(concat!(
+            Self::Postgres(c, patience) => {
+                let locked = sqlx::query_as(concat!(
                     "SELECT ",
                     columns!(),
                     " FROM files WHERE tenant = $1 AND id = $2 FOR UPDATE"
                 ))
                 .bind(tenant)
                 .bind(id)
-                .fetch_optional(&mut **c)
-                .await?
+                .fetch_optional(&mut **c);
+                in_time(*patience, locked.err_into()).await?
             }
         };
         row.map(File::try_from).transpose()

@@ -227,9 +227,10 @@ impl Conn<'_> {
     pub async fn usage_drifts(&mut self) -> Result<Vec<Drift>> {
         let rows: Vec<DriftRow> = match self {
             Self::Sqlite(c) => sqlx::query_as(drift!("")).fetch_all(&mut **c).await?,
-            Self::Postgres(c) => {
+            Self::Postgres(c, patience) => {
                 let mut transaction = sqlx::Connection::begin(&mut **c).await?;
-                Conn::Postgres(&mut transaction).without_time_limit().await?;
+                let mut conn = Conn::Postgres(&mut transaction, *patience);
+                conn.without_time_limit().await?;
                 let rows = sqlx::query_as(drift!("")).fetch_all(&mut *transaction).await?;
                 transaction.commit().await?;
                 rows
@@ -245,18 +246,17 @@ impl Conn<'_> {
         self.usage_begin(tenant).await?;
         // Whoever changes the usage now has changed the rows that are counted, unseen: it must come
         // after this.
-        if let Self::Postgres(c) = self {
+        if let Self::Postgres(c, _) = self {
             sqlx::query("SELECT shard FROM usage WHERE tenant = $1 ORDER BY shard FOR UPDATE")
                 .bind(tenant)
                 .fetch_all(&mut **c)
                 .await?;
         }
-        let row: Option<DriftRow> = on!(self, |c| {
-            sqlx::query_as(drift!("WHERE tenant = $1"))
-                .bind(tenant)
-                .fetch_optional(c)
-                .await?
-        });
+        let mine = drift!("WHERE tenant = $1");
+        let row: Option<DriftRow> = match self {
+            Self::Sqlite(c) => sqlx::query_as(mine).bind(tenant).fetch_optional(&mut **c).await?,
+            Self::Postgres(c, _) => sqlx::query_as(mine).bind(tenant).fetch_optional(&mut **c).await?,
+        };
         match row.map(Drift::from) {
             None => Ok(false),
             Some(drift) => {
@@ -266,9 +266,10 @@ impl Conn<'_> {
         }
     }
 
-    /// For the rest of the transaction: a look at every row takes longer than any request may.
+    /// For the rest of the transaction: a look at every row takes longer than any request may. So it
+    /// is not made by `on!`, which would give it up.
     async fn without_time_limit(&mut self) -> Result<()> {
-        if let Self::Postgres(c) = self {
+        if let Self::Postgres(c, _) = self {
             sqlx::query("SELECT set_config('statement_timeout', '0', true)")
                 .execute(&mut **c)
                 .await?;

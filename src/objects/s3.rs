@@ -29,12 +29,12 @@ use crate::faults::Faults;
 
 mod listing;
 mod points;
+mod retries;
 mod writer;
 
+use retries::Retries;
 pub(super) use writer::Writer;
 
-/// Tries of one call, all of them within one [`CALL_TIMEOUT`].
-const ATTEMPTS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,8 +93,7 @@ struct Inner {
     patient: AmazonS3,
     /// Never retries by itself, so that a writer learns of each try whose outcome is unknown.
     strict: AmazonS3,
-    /// Before a second try of a call.
-    first_pause: Duration,
+    retries: Retries,
     http: HttpClient,
     /// The bucket's own URL, without a slash at its end.
     bucket_url: String,
@@ -134,6 +133,7 @@ impl S3 {
             .map_err(Error::unavailable)?;
         let first_pause = faults.pause(FIRST_PAUSE);
         let http = points::between(http, faults);
+        let retries = Retries::new(first_pause);
 
         // Built for its credentials alone: those that come over the network need a client of their
         // own, since instances hand them out over plain http.
@@ -146,7 +146,7 @@ impl S3 {
             .map_err(Error::unavailable)?
             .credentials()
             .clone();
-        let store = |retry: RetryConfig| {
+        let store = |retry: RetryConfig, http: HttpClient| {
             AmazonS3Builder::new()
                 .with_bucket_name(&settings.bucket)
                 .with_region(&region)
@@ -155,7 +155,7 @@ impl S3 {
                 // For object_store this means no more than that the endpoint names the bucket already.
                 .with_virtual_hosted_style_request(true)
                 .with_client_options(options.clone())
-                .with_http_connector(Shared(http.clone()))
+                .with_http_connector(Shared(http))
                 .with_retry(retry)
                 // A SHA-256 of the payload costs more than all else in an upload, and on the thread
                 // that serves others. The checksum, which the store verifies, costs next to nothing.
@@ -171,10 +171,10 @@ impl S3 {
         };
         Ok(Self {
             inner: Arc::new(Inner {
-                patient: store(patiently(first_pause))?,
-                strict: store(never)?,
-                first_pause,
-                http,
+                patient: store(patiently(first_pause), retries.ending(http.clone()))?,
+                strict: store(never, retries.counting(http.clone()))?,
+                http: retries.counting(http),
+                retries,
                 bucket_url,
                 region,
             }),

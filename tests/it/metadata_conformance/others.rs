@@ -101,7 +101,7 @@ async fn a_deployment_is_claimed_once(fixture: Fixture) {
     const COUNT: &str = "SELECT COUNT(*) FROM deployment";
     let rows: i64 = match fixture.reader().await.conn() {
         Conn::Sqlite(c) => sqlx::query_scalar(COUNT).fetch_one(c).await.unwrap(),
-        Conn::Postgres(c) => sqlx::query_scalar(COUNT).fetch_one(c).await.unwrap(),
+        Conn::Postgres(c, _) => sqlx::query_scalar(COUNT).fetch_one(c).await.unwrap(),
     };
     assert_eq!(rows, 1);
 }
