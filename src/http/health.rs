@@ -21,7 +21,7 @@ pub struct Liveness {
 /// The whole service.
 #[derive(Serialize, ToSchema)]
 pub struct Health {
-    /// `ok`, or `unavailable` while a part is.
+    /// `ok`, or `unavailable` while a part is, or the database is older than the store.
     pub status: &'static str,
     pub version: &'static str,
     pub parts: Parts,
@@ -83,12 +83,12 @@ pub(super) async fn ready(State(app): State<App>) -> Result<Response> {
     get, path = "/health", tag = "operations",
     responses(
         (status = 200, description = "All answer", body = Health),
-        (status = 503, description = "A part does not answer", body = Health),
+        (status = 503, description = "A part does not answer, or the database is older than the store", body = Health),
     ),
 )]
 pub(super) async fn get(State(app): State<App>) -> Response {
     let parts = app.health.parts().await;
-    let (code, status) = if parts.all_answer() {
+    let (code, status) = if parts.all_answer() && !app.domain.is_older() {
         (StatusCode::OK, OK)
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE)

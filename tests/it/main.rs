@@ -15,6 +15,8 @@ mod metadata_conformance;
 mod objects_conformance;
 mod objects_s3_faults;
 mod operations;
+mod outages;
 mod quotas;
+mod restore;
 mod search;
 mod versions;

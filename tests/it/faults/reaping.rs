@@ -105,6 +105,7 @@ impl Operation for Repair {
         let now = site.clock.now();
         put(site, caller, ObjectId::new(now), true).await;
         put(site, caller, ObjectId::new(now), false).await;
+        site.clock.advance(HORIZON);
     }
 
     async fn run(&self, domain: &Domain, _: &Caller, (): &()) -> Result<()> {
