@@ -18,7 +18,6 @@ on_every_pair!(
     who_waits_to_be_asked_is_asked_unless_refused,
     a_download_that_fails_midway_ends_as_a_failure,
     a_stop_lets_requests_in_flight_finish,
-    others_are_served_beside_connections_that_hang,
 );
 
 mod short {
@@ -30,6 +29,15 @@ mod short {
         a_head_that_stalls_is_answered_408,
         a_connection_that_sends_nothing_is_closed,
         a_stalled_connection_keeps_no_place,
+    );
+}
+
+mod patient {
+    use super::*;
+
+    on_every_pair!(
+        with [("BOX_LIMITS__HEADER_TIMEOUT", "60s")];
+        others_are_served_beside_connections_that_hang,
     );
 }
 
