@@ -40,7 +40,7 @@ pub async fn intend(site: &Site, caller: &Caller) -> ObjectId {
 }
 
 /// Bytes of it, at its key or on their way there.
-async fn put(site: &Site, caller: &Caller, id: ObjectId, finish: bool) {
+pub async fn put(site: &Site, caller: &Caller, id: ObjectId, finish: bool) {
     let objects = &site.calm.objects;
     let key = objects.root().object(&caller.tenant, id);
     let lease = Lease::new(site.clock.now().plus(CALL_TIMEOUT * 2), site.clock.clone());
