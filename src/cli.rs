@@ -99,7 +99,12 @@ struct FsckArgs {
     #[arg(long)]
     verify_checksums: bool,
     /// How much is read for that a second at most: 50MiB, 1GB; 0 is as much as there is
-    #[arg(long, value_name = "SIZE", default_value = "50MiB", requires = "verify_checksums")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "50MiB",
+        requires = "verify_checksums"
+    )]
     rate: Size,
     /// Print the report as JSON
     #[arg(long)]

@@ -121,7 +121,9 @@ impl Metadata {
             Some(("sqlite", _)) => Db::Sqlite(
                 sqlite::Sqlite::open(settings, &SQLITE_MIGRATIONS, faults.clone()).await?,
             ),
-            Some(("postgres" | "postgresql", _)) => Db::Postgres(postgres::Pool::open(settings, &POSTGRES_MIGRATIONS, faults.clone()).await?),
+            Some(("postgres" | "postgresql", _)) => Db::Postgres(
+                postgres::Pool::open(settings, &POSTGRES_MIGRATIONS, faults.clone()).await?,
+            ),
             // Not shown: it may hold a password.
             _ => {
                 return Err(Error::internal(

@@ -79,7 +79,10 @@ impl Printer {
         let text = if self.json {
             format!("],\"objects\":{objects},\"keys\":{keys}}}\n")
         } else {
-            format!("{objects} objects, {keys} keys, {} problems\n", self.problems)
+            format!(
+                "{objects} objects, {keys} keys, {} problems\n",
+                self.problems
+            )
         };
         self.print(&text);
     }

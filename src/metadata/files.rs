@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::id::{FileId, ObjectId, Tenant};
 
 use super::Conn;
-use super::postgres::in_time;
 use super::objects::{digest, signed, unsigned};
+use super::postgres::in_time;
 
 pub type Metadata = serde_json::Map<String, serde_json::Value>;
 

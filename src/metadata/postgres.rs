@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use futures::TryFutureExt;
+use futures::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool, Postgres};

@@ -160,7 +160,7 @@ impl Conn<'_> {
     pub async fn file_list(&mut self, filter: &Filter, page: &Page) -> Result<Vec<File>> {
         let index = match self {
             Self::Sqlite(c) => access::index(c, filter, page).await?,
-            Self::Postgres(_) => None,
+            Self::Postgres(..) => None,
         };
         let rows: Vec<files::Row> = on!(self, |c| {
             list_query(filter, page, index)

@@ -148,7 +148,7 @@ impl Conn<'_> {
 
     async fn usage_add(&mut self, tenant: &Tenant, change: Change, any_row: bool) -> Result<()> {
         let shard = match self {
-            Self::Postgres(_) if any_row => rand::random_range(0..SHARDS),
+            Self::Postgres(..) if any_row => rand::random_range(0..SHARDS),
             _ => 0,
         };
         on!(self, |c| {
@@ -231,7 +231,9 @@ impl Conn<'_> {
                 let mut transaction = sqlx::Connection::begin(&mut **c).await?;
                 let mut conn = Conn::Postgres(&mut transaction, *patience);
                 conn.without_time_limit().await?;
-                let rows = sqlx::query_as(drift!("")).fetch_all(&mut *transaction).await?;
+                let rows = sqlx::query_as(drift!(""))
+                    .fetch_all(&mut *transaction)
+                    .await?;
                 transaction.commit().await?;
                 rows
             }
@@ -254,8 +256,18 @@ impl Conn<'_> {
         }
         let mine = drift!("WHERE tenant = $1");
         let row: Option<DriftRow> = match self {
-            Self::Sqlite(c) => sqlx::query_as(mine).bind(tenant).fetch_optional(&mut **c).await?,
-            Self::Postgres(c, _) => sqlx::query_as(mine).bind(tenant).fetch_optional(&mut **c).await?,
+            Self::Sqlite(c) => {
+                sqlx::query_as(mine)
+                    .bind(tenant)
+                    .fetch_optional(&mut **c)
+                    .await?
+            }
+            Self::Postgres(c, _) => {
+                sqlx::query_as(mine)
+                    .bind(tenant)
+                    .fetch_optional(&mut **c)
+                    .await?
+            }
         };
         match row.map(Drift::from) {
             None => Ok(false),

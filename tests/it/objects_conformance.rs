@@ -13,7 +13,7 @@ use box_service::error::{Kind, Result};
 use box_service::id::ObjectId;
 use box_service::objects::keys::{Named, ObjectKey};
 use box_service::objects::{
-    ByteStream, CALL_TIMEOUT, Found, Lease, Listed, Objects, S3Settings, Settings,
+    ByteStream, CALL_TIMEOUT, Found, Lease, Listed, Marked, Objects, S3Settings, Settings,
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};

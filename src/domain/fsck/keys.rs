@@ -113,12 +113,7 @@ impl Check<'_> {
 /// Those of the names that no row vouches for.
 async fn without_row(metadata: &Metadata, keys: Vec<Key>) -> Result<Vec<Key>> {
     let ids: Vec<ObjectId> = keys.iter().map(|key| key.id).collect();
-    let tenants = metadata
-        .reader()
-        .await?
-        .conn()
-        .object_tenants(&ids)
-        .await?;
+    let tenants = metadata.reader().await?.conn().object_tenants(&ids).await?;
     let vouched = |key: &Key| {
         let owner = tenants.get(&key.id);
         owner.is_some_and(|owner| key.tenant.as_ref().is_none_or(|tenant| tenant == owner))

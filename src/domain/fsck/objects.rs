@@ -146,10 +146,7 @@ impl Check<'_> {
 }
 
 fn missing(size: u64) -> Problem {
-    Problem::new(
-        ProblemKind::MissingBytes,
-        format!("{size} bytes are gone"),
-    )
+    Problem::new(ProblemKind::MissingBytes, format!("{size} bytes are gone"))
 }
 
 impl Domain {

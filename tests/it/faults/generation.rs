@@ -56,7 +56,10 @@ async fn raise(pair: Pair) {
         }
         told.push(format!("{name} {points}"));
     }
-    println!("faults walked on {pair:?}: raise the generation: {}", told.join(", "));
+    println!(
+        "faults walked on {pair:?}: raise the generation: {}",
+        told.join(", ")
+    );
 }
 
 /// As if the database were of the first day.

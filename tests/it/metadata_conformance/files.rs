@@ -300,8 +300,9 @@ async fn the_files_of_an_object_are_found(fixture: Fixture) {
     let object = fixture.live().await;
     let find = async |after, limit| {
         let mut reader = fixture.reader().await;
-        let page = reader.conn().file_of_object_page(object, after, limit);
-        page.await.unwrap()
+        let mut conn = reader.conn();
+        let page = conn.file_of_object_page(object, after, limit).await;
+        page.unwrap()
     };
     assert_eq!(find(None, 9).await, []);
     fixture.insert(&fixture.file(2, object)).await;

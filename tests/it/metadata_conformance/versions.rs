@@ -312,8 +312,8 @@ async fn versions_count_as_references(fixture: Fixture) {
 async fn a_file_is_found_by_the_object_of_a_version(fixture: Fixture) {
     let find = async |object| {
         let mut reader = fixture.reader().await;
-        let page = reader.conn().file_of_object_page(object, None, 9);
-        page.await.unwrap()
+        let mut conn = reader.conn();
+        conn.file_of_object_page(object, None, 9).await.unwrap()
     };
     let (_, versions) = fixture.versioned(2, 2).await;
     let object = versions[0].object_id;
