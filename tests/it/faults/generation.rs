@@ -69,8 +69,8 @@ async fn make_older(site: &Site) {
     let made = site.calm.metadata.write((), |tx, ()| {
         async move {
             match tx {
-                Conn::Sqlite(c) => drop(sqlx::query(SQL).execute(&mut **c).await?),
-                Conn::Postgres(c, _) => drop(sqlx::query(SQL).execute(&mut **c).await?),
+                Conn::Sqlite(c) => sqlx::query(SQL).execute(&mut **c).await.map(|_| ())?,
+                Conn::Postgres(c, _) => sqlx::query(SQL).execute(&mut **c).await.map(|_| ())?,
             }
             Ok(())
         }
