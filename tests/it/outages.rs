@@ -15,7 +15,7 @@ use crate::harness::service::{Pair, Service, on_every_pair};
 on_every_pair!(
     requests_fail_in_time_while_the_database_is_away,
     requests_fail_in_time_while_the_store_is_away,
-    a_hundred_requests_fail_together_and_none_later,
+    a_database_that_is_gone_for_good_is_replaced,
 );
 
 /// A wait for a connection, a statement that is given up, and as much again for giving up what was
@@ -144,17 +144,32 @@ async fn requests_fail_in_time_while_the_store_is_away(service: &Service) {
     service.assert_holds(4).await;
 }
 
-/// They wait for the same few connections: the last one no longer than the first.
-async fn a_hundred_requests_fail_together_and_none_later(service: &Service) {
+/// What was under way is given up like what comes later, and keeps no place.
+async fn a_database_that_is_gone_for_good_is_replaced(service: &Service) {
     let Some((behind, proxy)) = behind_proxy(service).await else {
         return;
     };
     let client = behind.client("acme");
     client.upload("a", "content").await;
-    proxy.is(Way::Silent);
-    let requests = (0..100).map(|_| fails(client.get("/v1/files"), DATABASE_GIVES_UP));
-    futures::future::join_all(requests).await;
-    proxy.is(Way::Open);
+    // More than there are connections, so that some wait, some ask, and some give theirs back.
+    let callers = (0..20).map(|_| async {
+        loop {
+            let began = Instant::now();
+            let answer = send(client.get("/v1/files")).await;
+            if answer.status != 200 {
+                answer.problem(503, "unavailable");
+                let took = began.elapsed();
+                assert!(took < DATABASE_GIVES_UP, "it took {took:?}");
+                return;
+            }
+        }
+    });
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        proxy.is(Way::Silent);
+    };
+    tokio::join!(futures::future::join_all(callers), end);
+    proxy.is_replaced();
     until_ready_is(&behind, 200).await;
     let requests = (0..100).map(|_| async { send(client.get("/v1/files")).await.json(200) });
     futures::future::join_all(requests).await;

@@ -1,6 +1,6 @@
 //! A way to a server that can be cut: the server itself serves other tests too.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -19,7 +19,8 @@ pub enum Way {
 pub struct Proxy {
     /// `127.0.0.1:PORT`
     pub address: String,
-    way: Arc<watch::Sender<Way>>,
+    /// The last one is that of connections to come; those before are of machines that are gone.
+    ways: Arc<Mutex<Vec<watch::Sender<Way>>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -33,18 +34,33 @@ impl Proxy {
     pub async fn to(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let way = Arc::new(watch::Sender::new(Way::Open));
-        let ways = way.clone();
-        let task = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, server.clone(), ways.subscribe()));
+        let ways = Arc::new(Mutex::new(vec![watch::Sender::new(Way::Open)]));
+        let task = tokio::spawn({
+            let ways = ways.clone();
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    let way = ways.lock().unwrap().last().unwrap().subscribe();
+                    tokio::spawn(pass(client, server.clone(), way));
+                }
             }
         });
-        Self { address, way, task }
+        Self {
+            address,
+            ways,
+            task,
+        }
     }
 
     pub fn is(&self, way: Way) {
-        self.way.send_replace(way);
+        let ways = self.ways.lock().unwrap();
+        ways.last().unwrap().send_replace(way);
+    }
+
+    /// Another machine takes the server's place: what was connected to the first stays silent for ever.
+    pub fn is_replaced(&self) {
+        self.is(Way::Silent);
+        let mut ways = self.ways.lock().unwrap();
+        ways.push(watch::Sender::new(Way::Open));
     }
 }
 
