@@ -10,7 +10,7 @@ use crate::auth::Tokens;
 use crate::clock::Clock;
 use crate::config::{Config, SigningSecrets};
 use crate::domain::health::Health;
-use crate::domain::{Domain, Rules};
+use crate::domain::{Ahead, Domain, Rules};
 use crate::error::Result;
 use crate::faults::Faults;
 use crate::metadata::{self, Metadata};
@@ -92,6 +92,7 @@ pub async fn open_domain_with(
         died: Arc::default(),
         reaping: Arc::default(),
         older: Arc::default(),
+        ahead: Ahead::default(),
     };
     domain
         .deployment_claim(&config.environment)

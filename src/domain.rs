@@ -13,6 +13,9 @@ use crate::id::Tenant;
 use crate::metadata::Metadata;
 use crate::objects::Objects;
 
+pub use ahead::Ahead;
+
+mod ahead;
 pub mod changes;
 mod content;
 pub mod deployment;
@@ -59,6 +62,7 @@ pub struct Domain {
     pub reaping: Arc<Mutex<()>>,
     /// Whether the database was found to be older than the store.
     pub older: Arc<AtomicBool>,
+    pub ahead: Ahead,
 }
 
 /// On whose behalf something is done, for the event that tells of it.

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use sqlx::{PgConnection, SqliteConnection};
+use sqlx::PgConnection;
 
 use crate::error::{Error, Result};
 use crate::faults::Faults;
@@ -19,17 +19,37 @@ macro_rules! on {
     ($conn:expr, |$c:ident| $body:expr) => {
         match $conn {
             $crate::metadata::Conn::Sqlite(conn) => {
-                let $c: &mut sqlx::SqliteConnection = conn;
+                let $c: &mut sqlx::SqliteConnection = conn.ready().await?;
                 $body
             }
             $crate::metadata::Conn::Postgres(conn, patience) => {
                 let $c: &mut sqlx::PgConnection = conn;
-                let patience = std::time::Duration::clone(&patience);
                 let statement = async {
                     let value = $body;
                     Ok::<_, $crate::error::Error>(value)
                 };
-                $crate::metadata::postgres::in_time(patience, statement).await?
+                $crate::metadata::postgres::in_time(*patience, statement).await?
+            }
+        }
+    };
+}
+
+/// Runs a statement that tells nothing but that it failed. SQLite may run it later, together with those
+/// behind it, but before the next one that is asked for its outcome, and before the commit.
+macro_rules! run {
+    ($conn:expr, $sql:expr, [$($value:expr),+ $(,)?]) => {
+        match $conn {
+            $crate::metadata::Conn::Sqlite(conn) => {
+                let mut statement = conn.later($sql);
+                $(statement.bind($value)?;)+
+                conn.taken().await?;
+            }
+            $crate::metadata::Conn::Postgres(conn, patience) => {
+                let statement = async {
+                    sqlx::query($sql)$(.bind($value))+.execute(&mut **conn).await?;
+                    Ok(())
+                };
+                $crate::metadata::postgres::in_time(*patience, statement).await?;
             }
         }
     };
@@ -89,7 +109,7 @@ pub enum Reader {
 /// Where statements run: a reader's connection, or a transaction. Its methods stand by table, in
 /// the modules of this folder.
 pub enum Conn<'c> {
-    Sqlite(&'c mut SqliteConnection),
+    Sqlite(sqlite::Connection<'c>),
     /// And how long a statement is waited for.
     Postgres(&'c mut PgConnection, Duration),
 }
@@ -97,7 +117,7 @@ pub enum Conn<'c> {
 impl Reader {
     pub fn conn(&mut self) -> Conn<'_> {
         match self {
-            Self::Sqlite(conn) => Conn::Sqlite(conn),
+            Self::Sqlite(conn) => Conn::Sqlite(sqlite::Connection::new(conn)),
             Self::Postgres(lease) => lease.conn(),
         }
     }
@@ -157,7 +177,10 @@ impl Metadata {
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
-        F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>> + Send + Sync + 'static,
+        F: for<'a, 'c> Fn(&'a mut Conn<'c>, &'a I) -> BoxFuture<'a, Result<T>>
+            + Send
+            + Sync
+            + 'static,
     {
         self.faults.step(BEGIN).await?;
         let value = match &self.db {
@@ -171,7 +194,7 @@ impl Metadata {
     /// Answers when the database does.
     pub async fn ping(&self) -> Result<()> {
         let mut reader = self.reader().await?;
-        on!(reader.conn(), |c| {
+        on!(&mut reader.conn(), |c| {
             sqlx::query("SELECT 1").execute(c).await?;
         });
         Ok(())

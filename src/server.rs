@@ -61,6 +61,7 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
     }
     let _ = reaper.await;
     let _ = generation.await;
+    app.domain.intents_give_back().await;
     app.domain.metadata.close().await;
     tracing::info!("stopped");
 }

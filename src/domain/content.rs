@@ -14,6 +14,7 @@ use crate::metadata::usage::Change;
 use crate::objects::{Lease, Writer};
 
 use super::Domain;
+use super::ahead::{Ready, UnderWay};
 use super::quota::{self, Reservation};
 
 /// Bytes gathered while the ones before them are hashed and written: an upload holds two such batches at most.
@@ -45,6 +46,7 @@ pub(super) struct Intended {
     reserved: u64,
     lease: Lease,
     keeper: Keeper,
+    under_way: Option<UnderWay>,
 }
 
 /// An object whose bytes are durable at its key, and whose row still says `writing`.
@@ -79,6 +81,21 @@ impl Domain {
             files,
             claim,
         } = planned;
+        let quota = self.quota(tenant);
+        if claim.is_none() && quota.is_none() {
+            let (Ready { id, lease_until }, under_way) = self.intent_take(tenant).await?;
+            let lease = Lease::new(lease_until, self.clock.clone());
+            return Ok(Some(Intended {
+                id,
+                tenant: tenant.clone(),
+                declared,
+                claimed: None,
+                reserved: 0,
+                keeper: self.keep(id, lease.clone()),
+                lease,
+                under_way: Some(under_way),
+            }));
+        }
         let now = self.clock.now();
         let id = ObjectId::new(now);
         let lease_until = now.plus(self.rules.lease);
@@ -92,7 +109,6 @@ impl Domain {
         };
         let reserved = intent.reserved;
         let claimed = claim.as_ref().map(|(key, ..)| key.clone());
-        let quota = self.quota(tenant);
         let expired = self.once_expired();
         let ours = self
             .metadata
@@ -129,6 +145,7 @@ impl Domain {
             reserved: u64::try_from(reserved.bytes).unwrap_or(0),
             keeper: self.keep(id, lease.clone()),
             lease,
+            under_way: None,
         }))
     }
 
@@ -146,6 +163,7 @@ impl Domain {
             reserved,
             lease,
             keeper,
+            under_way: _under_way,
         } = intended;
         let key = self.objects.root().object(&tenant, id);
         let mut sink = Sink {
@@ -226,7 +244,7 @@ impl Domain {
         }
     }
 
-    fn quiet_at(&self, lease_until: Timestamp) -> Timestamp {
+    pub(super) fn quiet_at(&self, lease_until: Timestamp) -> Timestamp {
         lease_until.plus(self.rules.request_horizon)
     }
 

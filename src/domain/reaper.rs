@@ -28,6 +28,7 @@ impl Domain {
             return Ok(0);
         }
         let _round = self.reaping.lock().await;
+        self.intents_tidy().await;
         self.expire_leases(Duration::ZERO).await?;
         let mut forgotten = 0;
         loop {

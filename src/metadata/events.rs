@@ -25,23 +25,8 @@ pub struct Event {
 
 impl Conn<'_> {
     pub async fn event_insert(&mut self, event: &Event) -> Result<()> {
-        on!(self, |c| {
-            sqlx::query(
-                "INSERT INTO events (id, tenant, at, subject, action, target, request_id, remote_ip, detail)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            )
-            .bind(event.id)
-            .bind(&event.tenant)
-            .bind(event.at)
-            .bind(&event.subject)
-            .bind(event.action)
-            .bind(&event.target)
-            .bind(&event.request_id)
-            .bind(&event.remote_ip)
-            .bind(Json(&event.detail))
-            .execute(c)
-            .await?;
-        });
+        run!(self, "INSERT INTO events (id, tenant, at, subject, action, target, request_id, remote_ip, detail)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)", [event.id, &event.tenant, event.at, &event.subject, event.action, &event.target, &event.request_id, &event.remote_ip, Json(&event.detail)]);
         Ok(())
     }
 

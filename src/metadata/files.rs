@@ -92,32 +92,33 @@ pub(super) use columns;
 
 impl Conn<'_> {
     pub async fn file_insert(&mut self, file: &File) -> Result<()> {
-        on!(self, |c| {
-            sqlx::query(concat!(
+        run!(
+            self,
+            concat!(
                 "INSERT INTO files (",
                 columns!(),
                 ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
-            ))
-            .bind(file.id)
-            .bind(&file.tenant)
-            .bind(&file.name)
-            .bind(&file.content_type)
-            .bind(signed(file.size)?)
-            .bind(file.sha256.as_ref().map(|digest| &digest[..]))
-            .bind(Json(&file.metadata))
-            .bind(file.version)
-            .bind(file.revision)
-            .bind(file.object_id)
-            .bind(file.created_at)
-            .bind(file.updated_at)
-            .bind(file.expires_at)
-            .bind(file.trashed_at)
-            .bind(&file.created_by)
-            .bind(file.content_at)
-            .bind(&file.content_by)
-            .execute(c)
-            .await?;
-        });
+            ),
+            [
+                file.id,
+                &file.tenant,
+                &file.name,
+                &file.content_type,
+                signed(file.size)?,
+                file.sha256.as_ref().map(|digest| &digest[..]),
+                Json(&file.metadata),
+                file.version,
+                file.revision,
+                file.object_id,
+                file.created_at,
+                file.updated_at,
+                file.expires_at,
+                file.trashed_at,
+                &file.created_by,
+                file.content_at,
+                &file.content_by
+            ]
+        );
         Ok(())
     }
 

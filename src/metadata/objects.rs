@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use sqlx::FromRow;
+use sqlx::{FromRow, QueryBuilder};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
@@ -96,23 +96,52 @@ macro_rules! counted {
 
 impl Conn<'_> {
     pub async fn object_intend(&mut self, intent: &Intent) -> Result<()> {
-        on!(self, |c| {
-            sqlx::query(
-                "INSERT INTO objects (id, tenant, state, epoch, refs, lease_until, quiet_at, created_at,
+        run!(self, "INSERT INTO objects (id, tenant, state, epoch, refs, lease_until, quiet_at, created_at,
                                       reserved_bytes, reserved_files)
-                 VALUES ($1, $2, 'writing', $3, 0, $4, $5, $6, $7, $8)",
+                 VALUES ($1, $2, 'writing', $3, 0, $4, $5, $6, $7, $8)", [intent.id, &intent.tenant, FIRST_EPOCH, intent.lease_until, intent.quiet_at, intent.now, intent.reserved.bytes, intent.reserved.files]);
+        Ok(())
+    }
+
+    /// Many of them, in one statement.
+    pub async fn objects_intend(&mut self, intents: &[Intent]) -> Result<()> {
+        if let [intent] = intents {
+            return self.object_intend(intent).await;
+        }
+        on!(self, |c| {
+            QueryBuilder::new(
+                "INSERT INTO objects (id, tenant, state, epoch, refs, lease_until, quiet_at, created_at,
+                                      reserved_bytes, reserved_files) ",
             )
-            .bind(intent.id)
-            .bind(&intent.tenant)
-            .bind(FIRST_EPOCH)
-            .bind(intent.lease_until)
-            .bind(intent.quiet_at)
-            .bind(intent.now)
-            .bind(intent.reserved.bytes)
-            .bind(intent.reserved.files)
+            .push_values(intents, |mut row, intent| {
+                row.push_bind(intent.id)
+                    .push_bind(&intent.tenant)
+                    .push("'writing'")
+                    .push_bind(FIRST_EPOCH)
+                    .push("0")
+                    .push_bind(intent.lease_until)
+                    .push_bind(intent.quiet_at)
+                    .push_bind(intent.now)
+                    .push_bind(intent.reserved.bytes)
+                    .push_bind(intent.reserved.files);
+            })
+            .build()
+            // There are as many texts as numbers of rows.
+            .persistent(false)
             .execute(c)
             .await?;
         });
+        Ok(())
+    }
+
+    /// Removes intents that nobody has begun to write.
+    pub async fn objects_withdraw(&mut self, ids: &[ObjectId]) -> Result<()> {
+        for id in ids {
+            run!(
+                self,
+                "DELETE FROM objects WHERE id = $1 AND state = 'writing' AND epoch = $2",
+                [*id, FIRST_EPOCH]
+            );
+        }
         Ok(())
     }
 
@@ -275,7 +304,7 @@ impl Conn<'_> {
             return Ok(HashMap::new());
         }
         let rows: Vec<(ObjectId, Tenant)> = on!(self, |c| {
-            let mut query = sqlx::QueryBuilder::new("SELECT id, tenant FROM objects WHERE id IN (");
+            let mut query = QueryBuilder::new("SELECT id, tenant FROM objects WHERE id IN (");
             let mut list = query.separated(", ");
             for id in ids {
                 list.push_bind(*id);

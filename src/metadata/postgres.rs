@@ -92,7 +92,7 @@ impl Pool {
 
     pub(super) async fn write<I, T, F>(&self, input: &I, body: &F) -> Result<T>
     where
-        F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>>,
+        F: for<'a, 'c> Fn(&'a mut Conn<'c>, &'a I) -> BoxFuture<'a, Result<T>>,
     {
         let mut attempt = 1;
         loop {
@@ -110,7 +110,7 @@ impl Pool {
 
     async fn attempt<I, T, F>(&self, input: &I, body: &F) -> Result<T>
     where
-        F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>>,
+        F: for<'a, 'c> Fn(&'a mut Conn<'c>, &'a I) -> BoxFuture<'a, Result<T>>,
     {
         let mut lease = self.lease().await?;
         let begin = lease.conn.begin().err_into();

@@ -1,5 +1,6 @@
 //! Lists of files: filters, orders, keyset pages, and folders.
 
+use futures::TryFutureExt;
 use sqlx::{Database, FromRow, QueryBuilder};
 use uuid::Uuid;
 
@@ -10,8 +11,12 @@ use crate::id::{FileId, Tenant};
 use super::Conn;
 use super::dialect::Dialect;
 use super::files::{self, File, Metadata};
+use super::postgres::in_time;
 
 mod access;
+mod packed;
+
+use packed::Packed;
 
 /// What a list is sorted by; the id decides between equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,18 +163,29 @@ struct EntryRow {
 impl Conn<'_> {
     /// One page, in the order asked for.
     pub async fn file_list(&mut self, filter: &Filter, page: &Page) -> Result<Vec<File>> {
-        let index = match self {
-            Self::Sqlite(c) => access::index(c, filter, page).await?,
-            Self::Postgres(..) => None,
+        let persistent = filter.is_plain();
+        let rows: Vec<files::Row> = match self {
+            Self::Sqlite(c) => {
+                let c = c.ready().await?;
+                let index = access::index(c, filter, page).await?;
+                let query = packed::list(filter, page, index);
+                let files: Vec<Packed> = packed::fetch(query, persistent, c).await?;
+                return files
+                    .into_iter()
+                    .map(|file| file.unpack(&filter.tenant))
+                    .collect();
+            }
+            Self::Postgres(c, patience) => {
+                let mut query = QueryBuilder::new("");
+                push_list(&mut query, filter, page, None);
+                let rows = query
+                    .build_query_as()
+                    // With filters, the best plan depends on their values: it is made anew.
+                    .persistent(persistent)
+                    .fetch_all(&mut **c);
+                in_time(*patience, rows.err_into()).await?
+            }
         };
-        let rows: Vec<files::Row> = on!(self, |c| {
-            list_query(filter, page, index)
-                .build_query_as()
-                // With filters, the best plan depends on their values: it is made anew.
-                .persistent(filter.is_plain())
-                .fetch_all(c)
-                .await?
-        });
         rows.into_iter().map(File::try_from).collect()
     }
 
@@ -182,32 +198,61 @@ impl Conn<'_> {
         after: Option<&After>,
         limit: u32,
     ) -> Result<Vec<Entry>> {
-        let rows: Vec<EntryRow> = on!(self, |c| {
-            folder_query(filter, descending, after, limit)
-                .build_query_as()
-                .persistent(false)
-                .fetch_all(c)
-                .await?
-        });
-        rows.into_iter()
-            .map(|row| {
-                Ok(Entry {
-                    what: match row.folder {
-                        Some(folder) => What::Folder(folder),
-                        None => What::File(Box::new(File::try_from(row.file)?)),
-                    },
-                    after: After {
-                        key: SortKey::Name(row.bound),
-                        id: row.bound_id,
-                    },
-                })
-            })
-            .collect()
+        match self {
+            Self::Sqlite(c) => {
+                let query = packed::folder(filter, descending, after, limit);
+                let mut entries: Vec<(i64, Option<String>, String, FileId, Packed)> =
+                    packed::fetch(query, false, c.ready().await?).await?;
+                entries.sort_unstable_by_key(|entry| entry.0);
+                entries
+                    .into_iter()
+                    .map(|(_, folder, bound, bound_id, file)| {
+                        let file = file.unpack(&filter.tenant)?;
+                        Ok(entry(folder, bound, bound_id, file))
+                    })
+                    .collect()
+            }
+            Self::Postgres(c, patience) => {
+                let mut query = QueryBuilder::new("");
+                push_walk(&mut query, filter, descending, after, limit);
+                query.push(concat!(
+                    "SELECT walk.folder, walk.bound, walk.bound_id, ",
+                    files::columns!("f."),
+                    " FROM walk JOIN files f ON f.id = walk.id ORDER BY walk.step"
+                ));
+                let rows = query.build_query_as().persistent(false).fetch_all(&mut **c);
+                let rows: Vec<EntryRow> = in_time(*patience, rows.err_into()).await?;
+                rows.into_iter()
+                    .map(|row| {
+                        let file = File::try_from(row.file)?;
+                        Ok(entry(row.folder, row.bound, row.bound_id, file))
+                    })
+                    .collect()
+            }
+        }
     }
 }
 
-fn list_query<DB>(filter: &Filter, page: &Page, index: Option<&'static str>) -> QueryBuilder<DB>
-where
+fn entry(folder: Option<String>, bound: String, bound_id: FileId, file: File) -> Entry {
+    Entry {
+        what: match folder {
+            Some(folder) => What::Folder(folder),
+            None => What::File(Box::new(file)),
+        },
+        after: After {
+            key: SortKey::Name(bound),
+            id: bound_id,
+        },
+    }
+}
+
+/// The page, all columns of each file.
+fn push_list<DB>(
+    query: &mut QueryBuilder<DB>,
+    filter: &Filter,
+    page: &Page,
+    index: Option<&'static str>,
+) where
     DB: Dialect,
     for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
     for<'q> Vec<u8>: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
@@ -223,12 +268,12 @@ where
         SortBy::Size => "size",
     };
     let (beyond, direction) = order(page.sort.descending);
-    let mut query = QueryBuilder::new(concat!("SELECT ", files::columns!("f."), " FROM files f"));
+    query.push(concat!("SELECT ", files::columns!("f."), " FROM files f"));
     if let Some(index) = index {
         query.push(DB::by_index(index));
     }
     let (filter, names) = behind_start(filter, page);
-    push_conditions(&mut query, &filter, names);
+    push_conditions(query, &filter, names);
     if let Some(After { key, id }) = &page.after {
         query.push(format_args!(" AND (f.{column}, f.id) {beyond} ("));
         match key {
@@ -242,18 +287,17 @@ where
         " ORDER BY f.{column} {direction}, f.id {direction} LIMIT "
     ));
     query.push_bind(i64::from(page.limit));
-    query
 }
 
 /// A loose scan of the index on the name: each step finds the next name beyond a bound, and a
-/// name in a folder moves the bound past all of the folder.
-fn folder_query<DB>(
+/// name in a folder moves the bound past all of the folder. Makes the table `walk`.
+fn push_walk<DB>(
+    query: &mut QueryBuilder<DB>,
     filter: &Filter,
     descending: bool,
     after: Option<&After>,
     limit: u32,
-) -> QueryBuilder<DB>
-where
+) where
     DB: Dialect,
     for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
     for<'q> Vec<u8>: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
@@ -295,8 +339,7 @@ where
         format!("substr(f.name, 1, {before} + {slash} - 1) || '0'")
     };
 
-    let mut query =
-        QueryBuilder::new("WITH RECURSIVE walk (step, folder, id, bound, bound_id) AS (");
+    query.push("WITH RECURSIVE walk (step, folder, id, bound, bound_id) AS (");
     query.push(format_args!(
         "SELECT CAST(0 AS BIGINT), CAST(NULL AS {text}, CAST(NULL AS UUID), CAST("
     ));
@@ -314,18 +357,13 @@ where
          FROM walk JOIN files f ON f.id = (SELECT f.id FROM files f",
     );
     query.push(DB::by_index(access::index_of_names(filter)));
-    push_conditions(&mut query, filter, names);
+    push_conditions(query, filter, names);
     query.push(format_args!(
         " AND (f.name, f.id) {beyond} (walk.bound, walk.bound_id)
           ORDER BY f.name {direction}, f.id {direction} LIMIT 1) WHERE walk.step < "
     ));
     query.push_bind(i64::from(limit));
-    query.push(concat!(
-        ") SELECT walk.folder, walk.bound, walk.bound_id, ",
-        files::columns!("f."),
-        " FROM walk JOIN files f ON f.id = walk.id ORDER BY walk.step"
-    ));
-    query
+    query.push(") ");
 }
 
 /// The ends of a range that are to be compared with.

@@ -1,17 +1,21 @@
 //! SQLite: many connections that read, and one task that writes.
 //!
 //! A write is sent to the task as a closure. The task runs those that wait in one
-//! `BEGIN IMMEDIATE`, a savepoint each, and answers only after the COMMIT, so that one flush to
-//! the disk serves all of them (group commit).
+//! `BEGIN IMMEDIATE` and answers only after the COMMIT, so that one flush to the disk serves all of
+//! them (group commit). Where one of them fails they are run again, with a savepoint each.
 
+use std::fmt::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use sqlx::sqlite::SqliteArguments;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
+use sqlx::{
+    Arguments, AssertSqlSafe, ConnectOptions, Connection as _, SqliteConnection, SqlitePool,
+};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::error::{Error, Result};
@@ -22,6 +26,9 @@ use super::{COMMIT, Conn, Settings};
 /// Writes that may wait for the task, and writes that share one commit.
 const QUEUE: usize = 1024;
 const GROUP: usize = 256;
+
+/// Statements that go to sqlx's thread at once. Each combination of them is prepared once.
+const TOGETHER: usize = 4;
 
 /// Rows that a statement may be ahead of who reads them: a page and one.
 const ROWS: usize = 1001;
@@ -68,7 +75,7 @@ impl Sqlite {
                 .map_err(Error::internal)?;
             transaction.commit().await?;
         } else {
-            super::schema_check(&mut Conn::Sqlite(&mut conn), migrations).await?;
+            super::schema_check(&mut Conn::Sqlite(Connection::new(&mut conn)), migrations).await?;
         }
         let readers = SqlitePoolOptions::new()
             .max_connections(settings.max_connections.clamp(1, MOST_READERS))
@@ -93,7 +100,10 @@ impl Sqlite {
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
-        F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>> + Send + Sync + 'static,
+        F: for<'a, 'c> Fn(&'a mut Conn<'c>, &'a I) -> BoxFuture<'a, Result<T>>
+            + Send
+            + Sync
+            + 'static,
     {
         let (answer, answered) = oneshot::channel();
         let job = Write {
@@ -124,6 +134,103 @@ fn closed() -> Error {
     Error::unavailable("the database is closed")
 }
 
+/// A connection, and statements that wait for the next one.
+///
+/// Each call is a hop to sqlx's thread and back, which costs more than most statements do: those
+/// that nobody waits for go together.
+pub struct Connection<'c> {
+    conn: &'c mut SqliteConnection,
+    sql: String,
+    arguments: SqliteArguments,
+    /// How many wait, and how many may.
+    statements: usize,
+    most: usize,
+}
+
+/// One of the statements that wait; it is bound as others are.
+pub(super) struct Later<'a>(&'a mut SqliteArguments);
+
+impl Later<'_> {
+    pub(super) fn bind<'q, T>(&mut self, value: T) -> Result<()>
+    where
+        T: sqlx::Encode<'q, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    {
+        self.0
+            .add(value)
+            .map_err(|error| sqlx::Error::Encode(error).into())
+    }
+}
+
+impl<'c> Connection<'c> {
+    /// On which each statement runs at once.
+    pub(super) fn new(conn: &'c mut SqliteConnection) -> Self {
+        Self {
+            conn,
+            sql: String::new(),
+            arguments: SqliteArguments::default(),
+            statements: 0,
+            most: 0,
+        }
+    }
+
+    /// Of a transaction, which runs what waits before it ends.
+    fn of_transaction(conn: &'c mut SqliteConnection) -> Self {
+        Self {
+            most: TOGETHER,
+            ..Self::new(conn)
+        }
+    }
+
+    /// The connection, once nothing waits any more.
+    ///
+    /// # Errors
+    /// What the statements that waited fail with.
+    pub async fn ready(&mut self) -> Result<&mut SqliteConnection> {
+        if self.statements > 0 {
+            let sql = std::mem::take(&mut self.sql);
+            let arguments = std::mem::take(&mut self.arguments);
+            self.statements = 0;
+            sqlx::query_with(AssertSqlSafe(sql), arguments)
+                .execute(&mut *self.conn)
+                .await?;
+        }
+        Ok(self.conn)
+    }
+
+    /// A statement whose parameters are called `$1`, `$2`, …. It is [`Connection::taken`] once it
+    /// is bound.
+    pub(super) fn later(&mut self, sql: &str) -> Later<'_> {
+        if self.statements > 0 {
+            self.sql.push(';');
+        }
+        self.statements += 1;
+        renumber(sql, self.arguments.len(), &mut self.sql);
+        Later(&mut self.arguments)
+    }
+
+    /// Runs what waits if it is enough.
+    pub(super) async fn taken(&mut self) -> Result<()> {
+        if self.statements >= self.most {
+            self.ready().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Appends `sql`, its parameters counted from `$first + 1` on.
+fn renumber(sql: &str, first: usize, to: &mut String) {
+    let mut parts = sql.split('$');
+    to.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let digits = part
+            .find(|char: char| !char.is_ascii_digit())
+            .unwrap_or(part.len());
+        let (number, rest) = part.split_at(digits);
+        let number: usize = number.parse().unwrap_or(0);
+        let _ = write!(to, "${}{rest}", first + number);
+    }
+}
+
 /// A write on its way through the task.
 trait Job: Send {
     /// Runs the statements; true when their effects are to stay.
@@ -149,15 +256,18 @@ impl<I, T, F> Job for Write<I, T, F>
 where
     I: Send + Sync,
     T: Send,
-    F: for<'a> Fn(&'a mut Conn<'a>, &'a I) -> BoxFuture<'a, Result<T>> + Send + Sync,
+    F: for<'a, 'c> Fn(&'a mut Conn<'c>, &'a I) -> BoxFuture<'a, Result<T>> + Send + Sync,
 {
     fn run<'a>(&'a mut self, conn: &'a mut SqliteConnection) -> BoxFuture<'a, bool> {
         async move {
-            let mut conn = Conn::Sqlite(conn);
+            let mut conn = Conn::Sqlite(Connection::of_transaction(conn));
             // A panic in one write must not end the task that all writes go through. The call
             // stands within the future: a body may panic before it has made its own.
             let call = async {
                 let value = (self.body)(&mut conn, &self.input).await?;
+                if let Conn::Sqlite(conn) = &mut conn {
+                    conn.ready().await?;
+                }
                 self.faults.step(COMMIT).await?;
                 Ok(value)
             };
@@ -244,28 +354,39 @@ async fn transact(
     group: &mut [Box<dyn Job>],
 ) -> Result<bool, sqlx::Error> {
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *conn).await?;
-    if let [job] = group {
-        if !job.run(conn).await {
+    // Most groups succeed as a whole. Where one does not, all of it is run again.
+    let mut all = true;
+    for job in &mut *group {
+        all = job.run(conn).await;
+        if !all {
+            break;
+        }
+    }
+    if !all {
+        if group.len() == 1 {
             return Ok(false);
         }
-    } else {
-        // Each statement is a hop to sqlx's thread and back: the end of one savepoint and the start
-        // of the next go together.
-        let mut between = "SAVEPOINT write";
-        for job in group {
-            // Either fails when the transaction was lost meanwhile, and with it the whole group.
-            sqlx::raw_sql(between).execute(&mut *conn).await?;
-            between = if job.run(conn).await {
-                "RELEASE write; SAVEPOINT write"
-            } else {
-                "ROLLBACK TO write; RELEASE write; SAVEPOINT write"
-            };
-        }
-        // What is left of the last one ends with the transaction, or is undone first.
-        if between.starts_with("ROLLBACK") {
-            sqlx::query("ROLLBACK TO write").execute(&mut *conn).await?;
-        }
+        // Fails where SQLite was first.
+        let _ = sqlx::query("ROLLBACK").execute(&mut *conn).await;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut *conn).await?;
+        one_by_one(conn, group).await?;
     }
     sqlx::query("COMMIT").execute(conn).await?;
     Ok(true)
+}
+
+/// Runs each write of a group so that it alone is undone when it fails.
+async fn one_by_one(
+    conn: &mut SqliteConnection,
+    group: &mut [Box<dyn Job>],
+) -> Result<(), sqlx::Error> {
+    for job in group {
+        // Each fails when the transaction was lost meanwhile, and with it the whole group.
+        sqlx::query("SAVEPOINT write").execute(&mut *conn).await?;
+        if !job.run(conn).await {
+            sqlx::query("ROLLBACK TO write").execute(&mut *conn).await?;
+        }
+        sqlx::query("RELEASE write").execute(&mut *conn).await?;
+    }
+    Ok(())
 }

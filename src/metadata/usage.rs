@@ -151,25 +151,24 @@ impl Conn<'_> {
             Self::Postgres(..) if any_row => rand::random_range(0..SHARDS),
             _ => 0,
         };
-        on!(self, |c| {
-            sqlx::query(
-                "INSERT INTO usage (tenant, shard, bytes, files, reserved_bytes, reserved_files)
+        run!(
+            self,
+            "INSERT INTO usage (tenant, shard, bytes, files, reserved_bytes, reserved_files)
                  VALUES ($1, $2, $3, $4, $5, $6)
                  ON CONFLICT (tenant, shard) DO UPDATE SET
                     bytes = usage.bytes + excluded.bytes,
                     files = usage.files + excluded.files,
                     reserved_bytes = usage.reserved_bytes + excluded.reserved_bytes,
                     reserved_files = usage.reserved_files + excluded.reserved_files",
-            )
-            .bind(tenant)
-            .bind(shard)
-            .bind(change.used.bytes)
-            .bind(change.used.files)
-            .bind(change.reserved.bytes)
-            .bind(change.reserved.files)
-            .execute(c)
-            .await?;
-        });
+            [
+                tenant,
+                shard,
+                change.used.bytes,
+                change.used.files,
+                change.reserved.bytes,
+                change.reserved.files
+            ]
+        );
         Ok(())
     }
 
@@ -226,7 +225,11 @@ impl Conn<'_> {
     /// reader's connection, so that no writer waits.
     pub async fn usage_drifts(&mut self) -> Result<Vec<Drift>> {
         let rows: Vec<DriftRow> = match self {
-            Self::Sqlite(c) => sqlx::query_as(drift!("")).fetch_all(&mut **c).await?,
+            Self::Sqlite(c) => {
+                sqlx::query_as(drift!(""))
+                    .fetch_all(c.ready().await?)
+                    .await?
+            }
             Self::Postgres(c, patience) => {
                 let mut transaction = sqlx::Connection::begin(&mut **c).await?;
                 let mut conn = Conn::Postgres(&mut transaction, *patience);
@@ -259,7 +262,7 @@ impl Conn<'_> {
             Self::Sqlite(c) => {
                 sqlx::query_as(mine)
                     .bind(tenant)
-                    .fetch_optional(&mut **c)
+                    .fetch_optional(c.ready().await?)
                     .await?
             }
             Self::Postgres(c, _) => {

@@ -1,4 +1,5 @@
 mod access;
+mod ahead;
 mod changes;
 mod commands;
 mod connections;

@@ -42,7 +42,7 @@ async fn plan(database: &SqlitePool, query: QueryBuilder<Sqlite>) -> Vec<String>
 async fn chosen(database: &SqlitePool, filter: &Filter, page: &Page) -> QueryBuilder<Sqlite> {
     let mut conn = database.acquire().await.unwrap();
     let index = access::index(&mut conn, filter, page).await.unwrap();
-    list_query(filter, page, index)
+    packed::list(filter, page, index)
 }
 
 fn filter() -> Filter {
@@ -65,11 +65,11 @@ async fn each_step_through_a_folder_begins_where_the_last_one_ended() {
     let name = after(SortKey::Name("a/b".to_owned()));
     for after in [None, name.as_ref()] {
         assert_eq!(
-            plan(&database, folder_query(&filter(), false, after, 10)).await,
+            plan(&database, packed::folder(&filter(), false, after, 10)).await,
             ["SEARCH f USING INDEX files_by_name (tenant=? AND (name,id)>(?,?) AND name<?)"]
         );
         assert_eq!(
-            plan(&database, folder_query(&filter(), true, after, 10)).await,
+            plan(&database, packed::folder(&filter(), true, after, 10)).await,
             ["SEARCH f USING INDEX files_by_name (tenant=? AND name>? AND (name,id)<(?,?))"]
         );
     }
@@ -176,7 +176,7 @@ async fn a_few_files_are_found_without_reading_all() {
                 assert!(steps[0].starts_with(&wanted), "{steps:?}");
             }
         }
-        let steps = plan(&database, folder_query(&filter, false, None, 10)).await;
+        let steps = plan(&database, packed::folder(&filter, false, None, 10)).await;
         assert!(steps[0].starts_with(&wanted), "{steps:?}");
     }
 }

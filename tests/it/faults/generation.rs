@@ -69,7 +69,10 @@ async fn make_older(site: &Site) {
     let made = site.calm.metadata.write((), |tx, ()| {
         async move {
             match tx {
-                Conn::Sqlite(c) => sqlx::query(SQL).execute(&mut **c).await.map(|_| ())?,
+                Conn::Sqlite(c) => sqlx::query(SQL)
+                    .execute(c.ready().await?)
+                    .await
+                    .map(|_| ())?,
                 Conn::Postgres(c, _) => sqlx::query(SQL).execute(&mut **c).await.map(|_| ())?,
             }
             Ok(())

@@ -160,10 +160,10 @@ async fn sqlite_survives_a_power_cut() {
         futures::FutureExt::boxed(async move {
             let Conn::Sqlite(c) = tx else { unreachable!() };
             let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
-                .fetch_one(&mut **c)
+                .fetch_one(c.ready().await?)
                 .await?;
             let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
-                .fetch_one(&mut **c)
+                .fetch_one(c.ready().await?)
                 .await?;
             Ok((journal, synchronous))
         })

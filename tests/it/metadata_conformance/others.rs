@@ -100,7 +100,10 @@ async fn a_deployment_is_claimed_once(fixture: Fixture) {
     assert_eq!(claim("staging", 2).await.unwrap(), first);
     const COUNT: &str = "SELECT COUNT(*) FROM deployment";
     let rows: i64 = match fixture.reader().await.conn() {
-        Conn::Sqlite(c) => sqlx::query_scalar(COUNT).fetch_one(c).await.unwrap(),
+        Conn::Sqlite(mut c) => sqlx::query_scalar(COUNT)
+            .fetch_one(c.ready().await.unwrap())
+            .await
+            .unwrap(),
         Conn::Postgres(c, _) => sqlx::query_scalar(COUNT).fetch_one(c).await.unwrap(),
     };
     assert_eq!(rows, 1);

@@ -27,6 +27,7 @@ conformance!(
     many_writes_at_once_all_count,
     one_that_fails_among_many_leaves_the_others,
     a_write_reads_what_it_wrote,
+    statements_that_nobody_waits_for_all_count,
     closing_waits_for_what_is_under_way,
 );
 
@@ -269,6 +270,33 @@ async fn a_write_reads_what_it_wrote(fixture: Fixture) {
     assert_eq!(read.await.unwrap(), ["mine"]);
 }
 
+/// More of them than go together, each with parameters of its own, and the last one fails or not.
+async fn statements_that_nobody_waits_for_all_count(fixture: Fixture) {
+    const ACTIONS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+    let write = |twice: bool| {
+        let mut events = ACTIONS.map(event);
+        for (second, event) in events.iter_mut().enumerate() {
+            event.at = at(second as i64);
+        }
+        fixture.metadata.write(events, move |tx, events| {
+            async move {
+                for event in events {
+                    tx.event_insert(event).await?;
+                }
+                if twice {
+                    tx.event_insert(&events[0]).await?;
+                }
+                Ok(())
+            }
+            .boxed()
+        })
+    };
+    write(true).await.unwrap_err();
+    assert_eq!(fixture.recorded().await, [""; 0]);
+    write(false).await.unwrap();
+    assert_eq!(fixture.recorded().await, ACTIONS);
+}
+
 async fn closing_waits_for_what_is_under_way(fixture: Fixture) {
     let held = Held::new(&fixture.metadata).await;
     let twin = fixture.metadata.clone();
@@ -363,13 +391,13 @@ async fn sqlite_readers_see_what_was_committed_only() {
 }
 
 /// What SQLite does on its own when the disk is full or fails: the whole transaction is gone.
-fn lose_transaction<'a>(tx: &'a mut Conn<'a>) -> futures::future::BoxFuture<'a, Result<()>> {
+fn lose_transaction<'a>(tx: &'a mut Conn<'_>) -> futures::future::BoxFuture<'a, Result<()>> {
     async move {
         let Conn::Sqlite(c) = tx else { unreachable!() };
         sqlx::raw_sql(
             "INSERT OR ROLLBACK INTO deployment (environment, database_id) VALUES ('a', x'00'), ('b', x'00')",
         )
-        .execute(&mut **c)
+        .execute(c.ready().await?)
         .await?;
         Ok(())
     }
@@ -443,7 +471,7 @@ async fn sqlite_that_is_full_is_unavailable_until_there_is_room() {
         fixture.metadata.write((), move |tx, ()| {
             async move {
                 let Conn::Sqlite(c) = tx else { unreachable!() };
-                sqlx::raw_sql(most).execute(&mut **c).await?;
+                sqlx::raw_sql(most).execute(c.ready().await?).await?;
                 Ok(())
             }
             .boxed()
