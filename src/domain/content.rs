@@ -327,7 +327,8 @@ where
                     Some(Err(error)) => failed = Some(error),
                     Some(Ok(chunk)) => {
                         size += chunk.len() as u64;
-                        held += chunk.len();
+                        // With its place in the batch, which is more than a tiny chunk itself.
+                        held += chunk.len() + size_of::<Bytes>();
                         batch.push(chunk);
                         if size > most {
                             failed = Some(too_large(most));
