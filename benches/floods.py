@@ -2,7 +2,7 @@
 """Clients that take and don't give: what they cost the server's memory, and whoever else is there.
 
 One flood after the other, each on a fresh server: slow uploads (a byte a second), bodies that
-trickle (a byte every 100 ms), half a header, connections that send nothing. Meanwhile one client
+trickle (a byte every 100 ms), bodies in chunks of a byte, half a header, connections that send nothing. Meanwhile one client
 works on: a small upload, its download, a list, over and over for --seconds. A connection of the
 flood that the server closes is opened again.
 
@@ -43,27 +43,39 @@ DECLARED = 100 * MIB
 @dataclasses.dataclass
 class Flood:
     """`count` connections, each of which sends `head` and then a byte every `every` seconds (None:
-    nothing more)."""
+    nothing more), or `endless` over and over as fast as it is taken."""
 
     name: str
     count: int
     head: Callable[[str], bytes]
     every: float | None = None
+    endless: bytes = b""
+
+
+def head(token: str, framing: str) -> bytes:
+    """The head of an upload."""
+    lines = [
+        "POST /v1/files?name=slow HTTP/1.1", "host: box", f"authorization: Bearer {token}",
+        "content-type: application/x-slow", framing, "", "",
+    ]  # fmt: skip
+    return "\r\n".join(lines).encode()
 
 
 def upload_head(token: str) -> bytes:
     """The head of an upload, and the first bytes of its body."""
-    lines = [
-        "POST /v1/files?name=slow HTTP/1.1", "host: box", f"authorization: Bearer {token}",
-        "content-type: application/x-slow", f"content-length: {DECLARED}", "", "begun",
-    ]  # fmt: skip
-    return "\r\n".join(lines).encode()
+    return head(token, f"content-length: {DECLARED}") + b"begun"
+
+
+def chunked_head(token: str) -> bytes:
+    """The head of an upload in chunks."""
+    return head(token, "transfer-encoding: chunked")
 
 
 FLOODS = (
     Flood("none", 0, upload_head),
     Flood("slow uploads", 1_000, upload_head, 1.0),
     Flood("bodies that trickle", 200, upload_head, 0.1),
+    Flood("tiny chunks", 20, chunked_head, endless=b"1\r\nx\r\n" * 4096),
     Flood("half a header", 200, lambda token: upload_head(token)[:100]),
     Flood("nothing sent", 1_000, lambda _: b""),
 )
@@ -84,6 +96,9 @@ async def hold(port: int, flood: Flood, token: str, arrived: list[int]) -> None:
             if first:
                 arrived.append(1)
                 first = False
+            while flood.endless:
+                writer.write(flood.endless)
+                await writer.drain()
             while flood.every is not None:
                 await asyncio.sleep(flood.every)
                 writer.write(b"x")
