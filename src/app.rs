@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::Tokens;
+use crate::auth::{Seal, Tokens};
 use crate::clock::Clock;
 use crate::config::{Config, SigningSecrets};
 use crate::domain::health::Health;
@@ -22,6 +22,8 @@ pub struct App {
     pub config: Arc<Config>,
     pub domain: Domain,
     pub tokens: Arc<Tokens>,
+    /// What seals signed URLs; None: there is no secret for it.
+    pub seal: Option<Arc<Seal>>,
     pub health: Arc<Health>,
     /// What must run to its end though the request that began it is gone.
     pub tasks: TaskTracker,
@@ -41,12 +43,15 @@ impl App {
         clock: Clock,
     ) -> Result<Self> {
         let tokens = Tokens::new(secrets, &config.auth.issuers, clock.clone())?;
+        let seal = config.urls.secret.as_ref().or(secrets);
+        let seal = seal.map(Seal::new).transpose()?.map(Arc::new);
         let domain = open_domain(&config, config.database.migrate, clock).await?;
         domain.generation_raise().await?;
         Ok(Self {
             health: Arc::new(Health::new(domain.clone())),
             domain,
             tokens: Arc::new(tokens),
+            seal,
             config: Arc::new(config),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

@@ -22,6 +22,7 @@ mod hs256;
 mod issuers;
 mod jwks;
 mod keys;
+mod seal;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -31,6 +32,8 @@ use claims::Names;
 use hs256::Hs256;
 use issuers::Issuer;
 use token::Token;
+
+pub use seal::Seal;
 
 /// How far the clocks of issuer and service may differ.
 const LEEWAY: Duration = Duration::from_secs(30);

@@ -27,6 +27,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod units;
+mod urls;
 
 use leaf::{Leaf, unlike};
 
@@ -40,6 +41,7 @@ pub use secret::{MASK, Secret, SigningSecrets};
 pub use show::Entry;
 pub use store::{Endpoint, LONGEST_LEASE, SHORTEST_LEASE, Store, StoreUrl};
 pub use units::{Size, parse_duration, short};
+pub use urls::Urls;
 
 use crate::objects;
 use crate::telemetry;
@@ -67,6 +69,7 @@ pub struct Config {
     pub trash: Trash,
     pub versions: Versions,
     pub cors: Cors,
+    pub urls: Urls,
     pub reaper: Reaper,
     pub log: Log,
 }
@@ -86,6 +89,7 @@ impl Default for Config {
             trash: Trash::default(),
             versions: Versions::default(),
             cors: Cors::default(),
+            urls: Urls::default(),
             reaper: Reaper::default(),
             log: Log::default(),
         }

@@ -28,6 +28,7 @@ mod observe;
 mod once;
 mod problem;
 pub mod range;
+mod signed;
 mod types;
 mod upload;
 mod usage;
@@ -42,6 +43,8 @@ pub enum Access {
     Public,
     /// Whoever has a valid token.
     Token,
+    /// Whoever has a URL that the service signed; the handler looks at it.
+    Signed,
     /// Whoever has a valid token with this scope.
     Scope(Scope),
 }
@@ -69,7 +72,7 @@ pub struct Route {
 
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
-    use Access::{Public, Scope as Needs, Token};
+    use Access::{Public, Scope as Needs, Signed, Token};
     use Scope::{FilesDelete, FilesRead, FilesWrite};
     use Takes::{File, Json, Nothing};
     vec![
@@ -87,6 +90,10 @@ pub fn routes() -> Vec<Route> {
         route("listFileVersions",       Method::GET,    "/v1/files/{id}/versions",                     Needs(FilesRead),   Nothing, get(versions::list)),
         route("getFileVersionContent",  Method::GET,    "/v1/files/{id}/versions/{version}/content",   Needs(FilesRead),   Nothing, get(content::version)),
         route("restoreFileVersion",     Method::POST,   "/v1/files/{id}/versions/{version}/restore",   Needs(FilesWrite),  Nothing, post(versions::restore)),
+        route("createSignedUrl",        Method::POST,   "/v1/files/{id}/signed-urls",                  Token,              Json,    post(signed::create)),
+        route("getSigned",              Method::GET,    "/s/{token}",                                  Signed,             Nothing, get(signed::get)),
+        route("headSigned",             Method::HEAD,   "/s/{token}",                                  Signed,             Nothing, head(signed::head)),
+        route("putSigned",              Method::PUT,    "/s/{token}",                                  Signed,             File,    put(signed::put)),
         route("getUsage",               Method::GET,    "/v1/usage",                                   Needs(FilesRead),   Nothing, get(usage::get)),
         route("getMe",                  Method::GET,    "/v1/me",                                      Token,              Nothing, get(me::get)),
         route("getLiveness",            Method::GET,    "/health/live",                                Public,             Nothing, get(health::live)),

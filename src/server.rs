@@ -21,8 +21,10 @@ use crate::app::App;
 use crate::http::{self, Peer};
 use crate::workers;
 
+mod read;
 mod stream;
 
+use read::Read;
 use stream::{Activity, Stream, Timeouts};
 
 /// How long uploads that were cut off may take to give their objects up. What takes longer is left
@@ -132,9 +134,15 @@ impl Connections {
         let service = service_fn(move |mut request: Request<Incoming>| {
             let answering = activity.begin();
             request.extensions_mut().insert(peer);
-            let answer = router.clone().oneshot(request.map(Body::new));
+            let read = Read::new(request.body());
+            let taken = read.clone();
+            let request = request.map(|body| Body::new(taken.watching(body)));
+            let answer = router.clone().oneshot(request);
             async move {
-                let response: Response<Body> = answer.await?;
+                let mut response: Response<Body> = answer.await?;
+                if response.status().is_client_error() || response.status().is_server_error() {
+                    read.close_unless_whole(response.headers_mut());
+                }
                 // Held until the last of the body is handed over.
                 Ok::<_, Infallible>(response.map(|body| {
                     body.map_frame(move |frame| {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -56,6 +57,8 @@ pub struct Content {
     /// In bytes.
     pub size: u64,
     pub sha256: Option<[u8; 32]>,
+    /// Its number among the file's contents.
+    pub version: i64,
     pub created_at: Timestamp,
 }
 
@@ -67,6 +70,7 @@ impl From<&File> for Content {
             content_type: file.content_type.clone(),
             size: file.size,
             sha256: file.sha256,
+            version: file.version,
             created_at: file.content_at.unwrap_or(file.created_at),
         }
     }
@@ -358,19 +362,19 @@ impl Domain {
         }
     }
 
-    /// A URL at which the store itself serves the content; None where it can't.
+    /// A URL at which the store itself serves the content for `ttl`; None where it can't.
     pub async fn content_presign(
         &self,
         content: &Content,
         disposition: &str,
+        ttl: Duration,
     ) -> Result<Option<String>> {
-        const TTL: std::time::Duration = std::time::Duration::from_secs(15 * 60);
         let key = self
             .objects
             .root()
             .object(&content.tenant, content.object_id);
         self.objects
-            .presign_get(&key, TTL, &content.content_type, disposition)
+            .presign_get(&key, ttl, &content.content_type, disposition)
             .await
     }
 

@@ -48,6 +48,7 @@ impl From<&Version> for Content {
             content_type: version.content_type.clone(),
             size: version.size,
             sha256: version.sha256,
+            version: version.version,
             created_at: version.created_at,
         }
     }

@@ -1,5 +1,7 @@
 //! Bytes out: a file's content, now and earlier.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{
@@ -12,6 +14,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use crate::app::App;
+use crate::auth::Principal;
 use crate::domain::files::{Content, File};
 use crate::error::{Error, Kind, Result};
 use crate::objects::ByteStream;
@@ -23,7 +26,7 @@ use super::extract::{PathId, PathVersion, Query};
 use super::files::precondition_failed;
 use super::guard::Who;
 use super::range::{self, Multipart, Ranges};
-use super::types;
+use super::{signed, types};
 
 /// What a content is known by.
 pub(super) fn content_tag(content: &Content) -> String {
@@ -117,7 +120,7 @@ pub(super) async fn version(
     headers: HeaderMap,
     method: Method,
 ) -> Result<Response> {
-    let asked = Asked::read(&uri, headers, method)?;
+    let asked = Asked::read(&uri, headers, method, &principal)?;
     let found = app
         .domain
         .version_get(&principal.tenant, id, version)
@@ -134,7 +137,7 @@ async fn answer(
     headers: HeaderMap,
     method: Method,
 ) -> Result<Response> {
-    let asked = Asked::read(&uri, headers, method)?;
+    let asked = Asked::read(&uri, headers, method, &principal)?;
     let file = app
         .domain
         .file_get(&principal.tenant, id)
@@ -145,15 +148,35 @@ async fn answer(
 }
 
 /// What a request wants of a content.
-struct Asked {
+pub(super) struct Asked {
     disposition: Option<Disposition>,
-    redirect: bool,
+    /// Whom to lead to where a token is not needed; None: nobody.
+    redirect: Option<Arc<Principal>>,
     headers: HeaderMap,
     method: Method,
 }
 
 impl Asked {
-    fn read(uri: &Uri, headers: HeaderMap, method: Method) -> Result<Self> {
+    /// In this answer, whatever the store could do.
+    pub(super) fn here(
+        disposition: Option<Disposition>,
+        headers: HeaderMap,
+        method: Method,
+    ) -> Self {
+        Self {
+            disposition,
+            redirect: None,
+            headers,
+            method,
+        }
+    }
+
+    fn read(
+        uri: &Uri,
+        headers: HeaderMap,
+        method: Method,
+        principal: &Arc<Principal>,
+    ) -> Result<Self> {
         let mut query = Query::read(uri, &["disposition", "redirect"])?;
         let disposition =
             query.parse("disposition", "inline or attachment", |text| match text {
@@ -163,23 +186,37 @@ impl Asked {
             })?;
         Ok(Self {
             disposition,
-            redirect: query.flag("redirect")? && method == Method::GET,
+            redirect: (query.flag("redirect")? && method == Method::GET).then(|| principal.clone()),
             headers,
             method,
         })
     }
 }
 
-async fn send(app: &App, file: &File, content: Content, asked: &Asked) -> Result<Response> {
-    if file.trashed_at.is_some() {
-        return Err(Error::new(Kind::Gone, "The file is in the trash."));
-    }
-    let disposition = match asked.disposition {
+/// `Content-Disposition`: only what can run nothing is ever inline.
+pub(super) fn disposition(
+    file: &File,
+    content: &Content,
+    asked: Option<Disposition>,
+) -> HeaderValue {
+    match asked {
         Some(Disposition::Inline) if disposition::inline_allowed(&content.content_type) => {
             disposition::header(Disposition::Inline, &file.name)
         }
         _ => disposition::header(Disposition::Attachment, &file.name),
-    };
+    }
+}
+
+pub(super) async fn send(
+    app: &App,
+    file: &File,
+    content: Content,
+    asked: &Asked,
+) -> Result<Response> {
+    if file.trashed_at.is_some() {
+        return Err(Error::new(Kind::Gone, "The file is in the trash."));
+    }
+    let disposition = disposition(file, &content, asked.disposition);
     let validators = Validators {
         etag: content_tag(&content),
         last_modified: content.created_at,
@@ -193,9 +230,17 @@ async fn send(app: &App, file: &File, content: Content, asked: &Asked) -> Result
         }
         Outcome::PreconditionFailed => return Err(precondition_failed()),
     }
-    if asked.redirect {
+    if let Some(principal) = &asked.redirect {
         let text = disposition.to_str().unwrap_or("attachment");
-        if let Some(url) = app.domain.content_presign(&content, text).await? {
+        let stores_own = app
+            .domain
+            .content_presign(&content, text, signed::STORES_OWN)
+            .await?;
+        let url = match stores_own {
+            Some(url) => Some(url),
+            None => signed::redirect(app, principal, file, content.version, asked.disposition)?,
+        };
+        if let Some(url) = url {
             let fields = [(LOCATION, url), (CACHE_CONTROL, "no-store".to_owned())];
             return Ok((StatusCode::TEMPORARY_REDIRECT, fields).into_response());
         }

@@ -14,7 +14,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, content, files, health, list, me, problem, routes, upload, usage, versions,
+    Access, Takes, content, files, health, list, me, problem, routes, signed, upload, usage,
+    versions,
 };
 
 #[derive(OpenApi)]
@@ -36,6 +37,10 @@ use super::{
         content::get,
         content::head,
         upload::replace,
+        signed::create,
+        signed::get,
+        signed::head,
+        signed::put,
         versions::list,
         content::version,
         versions::restore,
@@ -87,6 +92,11 @@ pub fn document() -> Document {
         let mut kinds = vec![Kind::InvalidRequest, Kind::Internal, Kind::Unavailable];
         match route.access {
             Access::Public => operation.security = Some(Vec::new()),
+            Access::Signed => {
+                operation.security = Some(Vec::new());
+                kinds.extend([Kind::Forbidden, Kind::NotFound, Kind::Gone]);
+                kinds.extend([Kind::PreconditionFailed, Kind::RangeNotSatisfiable]);
+            }
             Access::Token => {
                 operation.security =
                     Some(vec![SecurityRequirement::new(BEARER, Vec::<String>::new())]);
@@ -111,6 +121,7 @@ pub fn document() -> Document {
         }
         match name {
             // The trash, an Idempotency-Key in use.
+            "createSignedUrl" => kinds.extend([Kind::Forbidden, Kind::Gone, Kind::Conflict]),
             "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" => {
                 kinds.push(Kind::Conflict);
             }

@@ -42,6 +42,26 @@ impl<S: Sync> FromRequestParts<S> for Who {
     }
 }
 
+/// What is known of a request beside who sends it.
+pub(super) struct Remote {
+    pub request_id: Option<String>,
+    pub remote_ip: Option<String>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Remote {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self {
+            request_id: parts.extensions.get::<RequestId>().map(|id| id.0.clone()),
+            remote_ip: parts
+                .extensions
+                .get::<Peer>()
+                .map(|peer| peer.0.ip().to_canonical().to_string()),
+        })
+    }
+}
+
 /// On whose behalf a handler acts.
 pub(super) struct Acting(pub Caller);
 
@@ -50,14 +70,15 @@ impl<S: Sync> FromRequestParts<S> for Acting {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let Who(principal) = Who::from_request_parts(parts, state).await?;
+        let Ok(Remote {
+            request_id,
+            remote_ip,
+        }) = Remote::from_request_parts(parts, state).await;
         Ok(Self(Caller {
             tenant: principal.tenant.clone(),
             subject: principal.subject.clone(),
-            request_id: parts.extensions.get::<RequestId>().map(|id| id.0.clone()),
-            remote_ip: parts
-                .extensions
-                .get::<Peer>()
-                .map(|peer| peer.0.ip().to_canonical().to_string()),
+            request_id,
+            remote_ip,
         }))
     }
 }

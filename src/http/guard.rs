@@ -45,7 +45,7 @@ impl Guard {
 
     async fn principal(&self, headers: &HeaderMap) -> Result<Option<Arc<Principal>>> {
         let needed = match self.access {
-            Access::Public => return Ok(None),
+            Access::Public | Access::Signed => return Ok(None),
             Access::Token => None,
             Access::Scope(scope) => Some(scope),
         };

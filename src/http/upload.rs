@@ -21,6 +21,7 @@ use crate::domain::Caller;
 use crate::domain::files::{Content, File, Metadata, NewFile, Precondition};
 use crate::domain::versions::NewContent;
 use crate::error::{Error, Kind, Result};
+use crate::id::FileId;
 use crate::objects::ByteStream;
 
 use super::conditional::{self, Outcome, Validators};
@@ -109,13 +110,8 @@ pub(super) async fn replace(
     request: Request,
 ) -> Result<Response> {
     let (head, body) = request.into_parts();
-    as_it_is(&head.headers)?;
     let mut query = Query::read(&head.uri, &["sha256"])?;
-    let new = NewContent {
-        content_type: content_type(declared_type(&head.headers))?,
-        sha256: digest::declared(&head.headers, query.take("sha256").as_deref())?,
-        size: extract::content_length(&head.headers),
-    };
+    let new = new_content(&head.headers, query.take("sha256").as_deref())?;
     let precondition: Precondition = Arc::new(move |file: &File| {
         let content = Content::from(file);
         let validators = Validators {
@@ -128,6 +124,28 @@ pub(super) async fn replace(
         }
     });
     let source = extract::byte_stream(body, app.config.limits.idle_timeout);
+    replace_content(&app, caller, id, new, source, precondition).await
+}
+
+/// What the head of a request says of a raw body.
+pub(super) fn new_content(headers: &HeaderMap, sha256: Option<&str>) -> Result<NewContent> {
+    as_it_is(headers)?;
+    Ok(NewContent {
+        content_type: content_type(declared_type(headers))?,
+        sha256: digest::declared(headers, sha256)?,
+        size: extract::content_length(headers),
+    })
+}
+
+/// The answer to who gave a file new bytes.
+pub(super) async fn replace_content(
+    app: &App,
+    caller: Caller,
+    id: FileId,
+    new: NewContent,
+    source: ByteStream,
+    precondition: Precondition,
+) -> Result<Response> {
     let domain = app.domain.clone();
     let work = async move {
         domain

@@ -167,8 +167,8 @@ impl Conn<'_> {
         let rows: Vec<files::Row> = match self {
             Self::Sqlite(c) => {
                 let c = c.ready().await?;
-                let index = access::index(c, filter, page).await?;
-                let query = packed::list(filter, page, index);
+                let access = access::of_page(c, filter, page).await?;
+                let query = packed::list(filter, page, &access);
                 let files: Vec<Packed> = packed::fetch(query, persistent, c).await?;
                 return files
                     .into_iter()
@@ -177,7 +177,9 @@ impl Conn<'_> {
             }
             Self::Postgres(c, patience) => {
                 let mut query = QueryBuilder::new("");
-                push_list(&mut query, filter, page, None);
+                push_list(&mut query, filter, page, |query| {
+                    query.push(" FROM files f");
+                });
                 let rows = query
                     .build_query_as()
                     // With filters, the best plan depends on their values: it is made anew.
@@ -251,7 +253,7 @@ fn push_list<DB>(
     query: &mut QueryBuilder<DB>,
     filter: &Filter,
     page: &Page,
-    index: Option<&'static str>,
+    push_from: impl FnOnce(&mut QueryBuilder<DB>),
 ) where
     DB: Dialect,
     for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
@@ -268,10 +270,8 @@ fn push_list<DB>(
         SortBy::Size => "size",
     };
     let (beyond, direction) = order(page.sort.descending);
-    query.push(concat!("SELECT ", files::columns!("f."), " FROM files f"));
-    if let Some(index) = index {
-        query.push(DB::by_index(index));
-    }
+    query.push(concat!("SELECT ", files::columns!("f.")));
+    push_from(query);
     let (filter, names) = behind_start(filter, page);
     push_conditions(query, &filter, names);
     if let Some(After { key, id }) = &page.after {

@@ -25,6 +25,7 @@ async fn call(client: &Client, route: &Route, file: &str) -> Answer {
         .path
         .replace("{id}", file)
         .replace("{version}", "1")
+        .replace("{token}", "forged.token")
         .replace("{file}", "index.css");
     assert!(!path.contains('{'), "what is to stand in {path}?");
     let request = client.request(route.method.clone(), &path);
@@ -32,6 +33,9 @@ async fn call(client: &Client, route: &Route, file: &str) -> Answer {
         (Takes::Nothing, _) => request,
         (Takes::File, _) => request.body("x"),
         (Takes::Json, Some("batchDeleteFiles")) => request.json(&json!({"ids": [file]})),
+        (Takes::Json, Some("createSignedUrl")) => {
+            request.json(&json!({"method": "HEAD", "expires_in_s": 60}))
+        }
         (Takes::Json, _) => request.json(&json!({})),
     };
     send(request).await
@@ -43,6 +47,8 @@ async fn no_route_lets_a_stranger_in(service: &Service) {
         let answer = call(&service.stranger(), &route, id(&file)).await;
         if route.access == Access::Public {
             assert!(answer.status < 400, "{} {answer:?}", route.path);
+        } else if route.access == Access::Signed {
+            assert_eq!(answer.status, 403, "{} {answer:?}", route.path);
         } else if route.method == reqwest::Method::HEAD {
             assert_eq!(answer.status, 401, "{}", route.path);
         } else {
@@ -99,7 +105,8 @@ fn foreign(operation: &str) -> Foreign {
         | "replaceFileContent"
         | "listFileVersions"
         | "getFileVersionContent"
-        | "restoreFileVersion" => Foreign::NotFound,
+        | "restoreFileVersion"
+        | "createSignedUrl" => Foreign::NotFound,
         "batchDeleteFiles" => Foreign::NotFoundWithin,
         "uploadFile" | "listFiles" | "getUsage" | "getMe" => Foreign::Own,
         other => panic!("what does another tenant get of {other}?"),
@@ -112,7 +119,7 @@ async fn no_route_shows_another_tenants_things(service: &Service) {
     let file = owner.upload("secret-name", "secret").await;
     let never = "01890a5d-ac96-774b-bcce-b302099a8057";
     for route in routes() {
-        if route.access == Access::Public {
+        if matches!(route.access, Access::Public | Access::Signed) {
             continue;
         }
         let answer = call(&other, &route, id(&file)).await;

@@ -16,6 +16,7 @@ on_every_pair!(
     an_upload_is_whole_or_absent_when_its_client_hangs_up,
     a_refusal_is_read_by_who_still_sends,
     who_waits_to_be_asked_is_asked_unless_refused,
+    an_answer_before_the_end_of_a_body_says_that_it_is_the_last,
     a_download_that_fails_midway_ends_as_a_failure,
     a_stop_lets_requests_in_flight_finish,
 );
@@ -113,6 +114,8 @@ async fn until_intended(service: &Service) {
 /// Nothing is being written, and nothing stays of what was.
 async fn leaves_nothing(service: &Service) {
     until("what was written is given up", || async {
+        // What was committed ahead and nobody took is no upload's.
+        service.domain().intents_give_back().await;
         service.count("objects WHERE state = 'writing'").await == 0
     })
     .await;
@@ -492,6 +495,48 @@ async fn others_are_served_beside_connections_that_hang(service: &Service) {
 }
 
 /// Where the local store has a file's bytes.
+/// RFC 9112, 9.6: else the client would try the connection once more, and find it closed.
+async fn an_answer_before_the_end_of_a_body_says_that_it_is_the_last(service: &Service) {
+    let token = service.token("acme", Scope::ALL);
+    let mut raw = Raw::open(service.address()).await;
+    // What was read to its end, or had no body, is followed by more.
+    for (method, path, lines, body, status) in [
+        ("GET", "/v1/files/nothing", "", "", 404),
+        (
+            "POST",
+            "/v1/files/batch-delete",
+            "content-type: application/json\r\ncontent-length: 2\r\n",
+            "[]",
+            422,
+        ),
+        (
+            "POST",
+            "/v1/files?name=a%2F%2Fb",
+            "content-length: 0\r\n",
+            "",
+            422,
+        ),
+    ] {
+        raw.send(request(method, path, &token, lines) + body).await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+        assert_eq!(answer.headers.get("connection"), None, "{path}");
+    }
+    raw.send(
+        request(
+            "POST",
+            "/v1/files?name=a%2F%2Fb",
+            &token,
+            "content-length: 9\r\n",
+        ) + "some",
+    )
+    .await;
+    let answer = raw.answer().await;
+    assert_eq!(answer.status, 422, "{}", answer.text());
+    assert_eq!(answer.header("connection"), "close");
+    raw.until_closed().await;
+}
+
 async fn bytes_of(service: &Service, file: &Value) -> Option<std::path::PathBuf> {
     let store = service.local_store()?;
     let path = format!("/v1/files/{}/content", id(file));
@@ -583,10 +628,14 @@ async fn a_stop_lets_requests_in_flight_finish(service: &Service) {
 
 async fn a_stop_cuts_off_what_stalls_and_leaves_nothing(service: &Service) {
     let mut stalled = Vec::new();
+    // With a key, each has an intent of its own, and no more.
     for begun in [
-        upload(service, "content-length: 10\r\n") + "first",
-        upload(service, "transfer-encoding: chunked\r\n") + "5\r\nfirst\r\n",
-        form(service, "content-length: 1000\r\n"),
+        upload(service, "content-length: 10\r\nidempotency-key: a\r\n") + "first",
+        upload(
+            service,
+            "transfer-encoding: chunked\r\nidempotency-key: b\r\n",
+        ) + "5\r\nfirst\r\n",
+        form(service, "content-length: 1000\r\nidempotency-key: c\r\n"),
     ] {
         let mut raw = Raw::open(service.address()).await;
         raw.send(begun).await;

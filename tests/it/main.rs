@@ -20,4 +20,5 @@ mod outages;
 mod quotas;
 mod restore;
 mod search;
+mod signed;
 mod versions;

@@ -4,9 +4,11 @@
 //! Where a filter leaves few files, its own index finds them, and they are sorted; where it leaves
 //! many, the index of the order has a page of them soon. A bounded count tells which.
 
-use sqlx::SqliteConnection;
+use serde_json::Value;
+use sqlx::{Sqlite, SqliteConnection};
 
 use crate::error::Result;
+use crate::id::Tenant;
 
 use super::{ContentTypes, Filter, QueryBuilder, Sort, SortBy, push_conditions};
 use super::{Ends, Page};
@@ -14,18 +16,114 @@ use super::{Ends, Page};
 /// Fewer files than these are found by a filter's own index, and sorted.
 const FEW: i64 = 4_000;
 
-/// The index for one page; None leaves the choice to SQLite.
-pub(super) async fn index(
+/// The members of a metadata filter that are looked at.
+const TERMS: usize = 8;
+
+/// How much of a text a term holds, and from where on a number has none: as migration 0005 has it.
+const TERM_CHARS: usize = 100;
+const TERM_MAX: i64 = (1 << 53) - 1;
+
+/// How the files of one page are found.
+pub(super) enum Access {
+    /// As SQLite chooses.
+    Any,
+    Index(&'static str),
+    Term(Term),
+}
+
+/// A row of `file_terms` for each file that may have this member in its metadata.
+pub(super) struct Term {
+    tenant: Tenant,
+    key: String,
+    value: TermValue,
+}
+
+enum TermValue {
+    Text(String),
+    Number(i64),
+}
+
+impl Access {
+    /// ` FROM …`, the files being called `f`.
+    pub(super) fn push_from(&self, query: &mut QueryBuilder<Sqlite>) {
+        match self {
+            Self::Any => {
+                query.push(" FROM files f");
+            }
+            Self::Index(index) => {
+                query.push(format_args!(" FROM files f INDEXED BY {index}"));
+            }
+            Self::Term(term) => {
+                // CROSS: in this order.
+                query.push(" FROM file_terms t CROSS JOIN files f ON f.id = t.file_id");
+                term.push_condition(query, " AND ");
+            }
+        }
+    }
+}
+
+impl Term {
+    /// None for what has no terms, or not of one kind for all that equals it.
+    fn new(tenant: &Tenant, key: &str, wanted: &Value) -> Option<Self> {
+        let value = match wanted {
+            Value::String(text) => TermValue::Text(text.chars().take(TERM_CHARS).collect()),
+            Value::Bool(truth) => TermValue::Number(i64::from(*truth)),
+            Value::Number(number) => TermValue::Number(
+                match number.as_i64() {
+                    Some(integer) => Some(integer),
+                    None => number
+                        .as_f64()
+                        .filter(|float| float.fract() == 0.0 && float.abs() <= TERM_MAX as f64)
+                        .map(|float| float as i64),
+                }
+                .filter(|integer| (-TERM_MAX..=TERM_MAX).contains(integer))?,
+            ),
+            Value::Null | Value::Array(_) | Value::Object(_) => return None,
+        };
+        Some(Self {
+            tenant: tenant.clone(),
+            key: key.to_owned(),
+            value,
+        })
+    }
+
+    fn push_condition(&self, query: &mut QueryBuilder<Sqlite>, before: &str) {
+        query.push(format_args!("{before}t.tenant = "));
+        query.push_bind(self.tenant.clone());
+        query.push(" AND t.key = ").push_bind(self.key.clone());
+        query.push(" AND t.value = ");
+        match &self.value {
+            TermValue::Text(text) => query.push_bind(text.clone()),
+            TermValue::Number(number) => query.push_bind(*number),
+        };
+    }
+
+    async fn count(&self, conn: &mut SqliteConnection, most: i64) -> Result<i64> {
+        let mut query = QueryBuilder::new("SELECT COUNT(*) FROM (SELECT 1 FROM file_terms t");
+        self.push_condition(&mut query, " WHERE ");
+        limited_count(query, conn, most).await
+    }
+}
+
+/// How to find the files of one page.
+pub(super) async fn of_page(
     conn: &mut SqliteConnection,
     filter: &Filter,
     page: &Page,
-) -> Result<Option<&'static str>> {
-    let order = by_order(filter, page.sort);
+) -> Result<Access> {
+    let order = by_order(filter, page.sort).map_or(Access::Any, Access::Index);
     let mut best = (FEW, order);
     for (index, alone) in candidates(filter, page.sort) {
         let count = count(conn, index, &alone, best.0).await?;
         if count < best.0 {
-            best = (count, Some(index));
+            best = (count, Access::Index(index));
+        }
+    }
+    let members = filter.metadata.iter().flatten().take(TERMS);
+    for term in members.filter_map(|(key, value)| Term::new(&filter.tenant, key, value)) {
+        let count = term.count(conn, best.0).await?;
+        if count < best.0 {
+            best = (count, Access::Term(term));
         }
     }
     Ok(best.1)
@@ -120,6 +218,14 @@ async fn count(
         "SELECT COUNT(*) FROM (SELECT 1 FROM files f INDEXED BY {index}"
     ));
     push_conditions(&mut query, filter, Ends::BOTH);
+    limited_count(query, conn, most).await
+}
+
+async fn limited_count(
+    mut query: QueryBuilder<Sqlite>,
+    conn: &mut SqliteConnection,
+    most: i64,
+) -> Result<i64> {
     query.push(" LIMIT ").push_bind(most).push(")");
     let count = query.build_query_scalar().fetch_one(conn).await?;
     Ok(count)

@@ -12,6 +12,7 @@ use crate::id::{FileId, ObjectId, Tenant};
 use crate::metadata::files::{File, Metadata};
 use crate::metadata::objects::{digest, unsigned};
 
+use super::access::Access;
 use super::{After, Filter, Page, push_list, push_walk};
 
 /// A file, in the order of [`file_array`].
@@ -45,18 +46,14 @@ macro_rules! file_array {
 }
 
 /// A page of files.
-pub(super) fn list(
-    filter: &Filter,
-    page: &Page,
-    index: Option<&'static str>,
-) -> QueryBuilder<Sqlite> {
+pub(super) fn list(filter: &Filter, page: &Page, access: &Access) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(concat!(
         "SELECT json_group_array(",
         file_array!(),
         // SQLite keeps the order of what has a limit, and gathers in it.
         ") FROM ("
     ));
-    push_list(&mut query, filter, page, index);
+    push_list(&mut query, filter, page, |query| access.push_from(query));
     query.push(")");
     query
 }

@@ -41,8 +41,8 @@ async fn plan(database: &SqlitePool, query: QueryBuilder<Sqlite>) -> Vec<String>
 /// The query for a page as SQLite is asked it.
 async fn chosen(database: &SqlitePool, filter: &Filter, page: &Page) -> QueryBuilder<Sqlite> {
     let mut conn = database.acquire().await.unwrap();
-    let index = access::index(&mut conn, filter, page).await.unwrap();
-    packed::list(filter, page, index)
+    let access = access::of_page(&mut conn, filter, page).await.unwrap();
+    packed::list(filter, page, &access)
 }
 
 fn filter() -> Filter {
@@ -222,5 +222,48 @@ async fn many_files_are_read_in_their_order_and_few_are_sorted() {
             steps[0].starts_with(&format!("SEARCH f USING INDEX {index} ")),
             "{steps:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_few_have_finds_them() {
+    let database = database().await;
+    sqlx::raw_sql(
+        r#"INSERT INTO objects (id, tenant, state, epoch, refs, size, sha256, quiet_at, created_at)
+           VALUES (x'01', 'acme', 'live', 1, 1, 0, x'00', 0, 0);
+           WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+           INSERT INTO files (id, tenant, name, content_type, size, metadata, version, revision,
+                              object_id, created_at, updated_at, created_by)
+           SELECT CAST(printf('%016d', i) AS BLOB), 'acme', 'a', 'image/png', i,
+                  '{"all":"x","one":' || i || ',"in":{"deep":' || i || '}}', 1, 1, x'01', i, i, 'ann' FROM n"#,
+    )
+    .execute(&database)
+    .await
+    .unwrap();
+    let page = Page {
+        sort: Sort {
+            by: SortBy::Name,
+            descending: false,
+        },
+        after: None,
+        limit: 10,
+    };
+    for (wanted, few) in [
+        (r#"{"one":7}"#, true),
+        (r#"{"all":"x","one":7.0}"#, true),
+        (r#"{"all":"x"}"#, false),
+        (r#"{"in":{"deep":7}}"#, false),
+        (r#"{"one":7.5}"#, false),
+    ] {
+        let filter = Filter {
+            prefix: None,
+            metadata: Some(serde_json::from_str(wanted).unwrap()),
+            ..filter()
+        };
+        let steps = plan(&database, chosen(&database, &filter, &page).await).await;
+        let by_order = steps
+            .first()
+            .is_some_and(|step| step.starts_with("SEARCH f USING INDEX files_by_name "));
+        assert_eq!(by_order, !few, "{wanted}: {steps:?}");
     }
 }

@@ -28,6 +28,7 @@ conformance!(
     containment_goes_as_deep_as_metadata_does,
     a_hundred_values_are_looked_for_at_once,
     containment_goes_with_other_filters,
+    a_file_is_found_by_what_it_has_now,
 );
 
 mod table;
@@ -285,4 +286,38 @@ fn decimal(number: &Number) -> (bool, String, i32) {
         "" => (false, String::new(), 0),
         kept => (whole.starts_with('-'), kept.to_owned(), power),
     }
+}
+
+/// However it is found, what it had before does not find it.
+async fn a_file_is_found_by_what_it_has_now(fixture: Fixture) {
+    let stored = [r#"{"a":"x","b":2.0,"c":true}"#, r#"{"a":"x"}"#].map(read);
+    store(&fixture, &stored).await;
+    let both = BTreeSet::from([file_id(1), file_id(2)]);
+    let first = BTreeSet::from([file_id(1)]);
+    assert_eq!(containing(&fixture, &stored[1]).await, both);
+    for (text, expected) in [
+        (r#"{"a":"y","b":3}"#, r#"{"a":"y"}"#),
+        (r#"{"b":{"c":3}}"#, r#"{"b":{"c":3}}"#),
+        (r#"{"b":-1e0,"d":["x"]}"#, r#"{"b":-1}"#),
+    ] {
+        let mut file = fixture.file(1, fixture.get(file_id(1)).await.unwrap().object_id);
+        file.metadata = read(text);
+        change!(fixture.metadata, file, |tx, file| tx.file_update(file))
+            .await
+            .unwrap();
+        assert_eq!(containing(&fixture, &read(expected)).await, first, "{text}");
+        for before in [r#"{"c":true}"#, r#"{"b":2}"#] {
+            assert_eq!(containing(&fixture, &read(before)).await, BTreeSet::new());
+        }
+    }
+    assert_eq!(
+        containing(&fixture, &stored[1]).await,
+        BTreeSet::from([file_id(2)])
+    );
+    let tenant = fixture.tenant.clone();
+    change!(fixture.metadata, tenant, |tx, tenant| tx
+        .file_delete(tenant, file_id(2)))
+    .await
+    .unwrap();
+    assert_eq!(containing(&fixture, &stored[1]).await, BTreeSet::new());
 }
