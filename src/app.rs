@@ -46,6 +46,7 @@ impl App {
         let seal = config.urls.secret.as_ref().or(secrets);
         let seal = seal.map(Seal::new).transpose()?.map(Arc::new);
         let domain = open_domain(&config, config.database.migrate, clock).await?;
+        domain.generation_raise().await?;
         Ok(Self {
             health: Arc::new(Health::new(domain.clone())),
             domain,
@@ -95,6 +96,7 @@ pub async fn open_domain_with(
         }),
         died: Arc::default(),
         reaping: Arc::default(),
+        older: Arc::default(),
         ahead: Ahead::default(),
     };
     domain

@@ -2,6 +2,7 @@
 //! the command line) and where it is kept (metadata, objects) do not matter.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify};
@@ -59,6 +60,8 @@ pub struct Domain {
     /// One round at a time in this process: a second one would find the rows claimed, and end
     /// before what is due is done.
     pub reaping: Arc<Mutex<()>>,
+    /// Whether the database was found to be older than the store.
+    pub older: Arc<AtomicBool>,
     pub ahead: Ahead,
 }
 

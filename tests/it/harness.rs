@@ -6,5 +6,6 @@ pub mod content;
 pub mod database;
 pub mod inside;
 pub mod issuer;
+pub mod proxy;
 pub mod raw;
 pub mod service;
