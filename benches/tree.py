@@ -622,7 +622,7 @@ class Trial:
         self.line("list", text, time.monotonic() - start, faults)
         self.each(fetch, stored, lambda o: f"{len(o)} fetched, {sum(x.item.index % 5 == 0 for x in o)} by ranges too")
         start = time.monotonic()
-        text, faults = fsck_faults(self.server, "beside the server", None, "--verify-checksums")
+        text, faults = fsck_faults(self.server, "beside the server", None, "--verify-checksums", "--rate", "0")
         self.line("fsck, live", text, time.monotonic() - start, faults)
 
     def empty(self, stored: list[Item]) -> None:

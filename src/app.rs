@@ -47,6 +47,7 @@ impl App {
         let seal = config.urls.secret.as_ref().or(secrets);
         let seal = seal.map(Seal::new).transpose()?.map(Arc::new);
         let domain = open_domain(&config, config.database.migrate, clock).await?;
+        domain.generation_raise().await?;
         Ok(Self {
             health: Arc::new(Health::new(domain.clone())),
             domain,
@@ -101,6 +102,7 @@ pub async fn open_domain_with(
         reaping: Arc::default(),
         fetcher,
         queued: Arc::default(),
+        older: Arc::default(),
         ahead: Ahead::default(),
     };
     domain

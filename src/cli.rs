@@ -11,13 +11,13 @@ use clap::{Args, Parser, Subcommand};
 use crate::app;
 use crate::auth::{Scope, Tokens};
 use crate::clock::Clock;
-use crate::config::{Config, Loaded, Overrides, Sources, parse_duration};
-use crate::domain::fsck;
+use crate::config::{Config, Loaded, Overrides, Size, Sources, parse_duration};
 use crate::http::docs;
 use crate::id::Tenant;
 use crate::telemetry;
 
 mod data_dir;
+mod fsck;
 mod health;
 mod serve;
 
@@ -92,9 +92,20 @@ struct FsckArgs {
     /// Mend what can be mended without losing anything
     #[arg(long)]
     repair: bool,
+    /// Put a database right that was restored from a backup: quarantine what it knows nothing of
+    #[arg(long, conflicts_with = "repair")]
+    after_restore: bool,
     /// Read every object and compare its checksum
     #[arg(long)]
     verify_checksums: bool,
+    /// How much is read for that a second at most: 50MiB, 1GB; 0 is as much as there is
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "50MiB",
+        requires = "verify_checksums"
+    )]
+    rate: Size,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -159,7 +170,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Fsck(args) => {
             init_log(&loaded.config)?;
-            run_async(check(loaded.config, args))
+            run_async(fsck::check(loaded.config, args))
         }
         Command::Openapi => Ok(ExitCode::SUCCESS),
     }
@@ -218,27 +229,6 @@ async fn migrate(config: Config) -> Result<ExitCode, Failure> {
     metadata.close().await;
     print("the database's schema is up to date\n")?;
     Ok(ExitCode::SUCCESS)
-}
-
-async fn check(config: Config, args: FsckArgs) -> Result<ExitCode, Failure> {
-    let domain = app::open_domain(&config, false, Clock::system()).await?;
-    let report = domain
-        .fsck(fsck::Options {
-            repair: args.repair,
-            verify_checksums: args.verify_checksums,
-        })
-        .await?;
-    domain.metadata.close().await;
-    if args.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
-    } else {
-        print(&report.to_string())?;
-    }
-    Ok(if report.problems.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
-    })
 }
 
 #[derive(Clone)]

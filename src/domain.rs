@@ -2,6 +2,7 @@
 //! the command line) and where it is kept (metadata, objects) do not matter.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify};
@@ -67,6 +68,8 @@ pub struct Domain {
     pub fetcher: Fetcher,
     /// Told when there are items to fetch, or some that are not to be fetched any more.
     pub queued: Arc<Notify>,
+    /// Whether the database was found to be older than the store.
+    pub older: Arc<AtomicBool>,
     pub ahead: Ahead,
 }
 

@@ -9,8 +9,7 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres};
+use sqlx::PgConnection;
 
 use crate::error::{Error, Result};
 use crate::faults::Faults;
@@ -23,9 +22,13 @@ macro_rules! on {
                 let $c: &mut sqlx::SqliteConnection = conn.ready().await?;
                 $body
             }
-            $crate::metadata::Conn::Postgres(conn) => {
+            $crate::metadata::Conn::Postgres(conn, patience) => {
                 let $c: &mut sqlx::PgConnection = conn;
-                $body
+                let statement = async {
+                    let value = $body;
+                    Ok::<_, $crate::error::Error>(value)
+                };
+                $crate::metadata::postgres::in_time(*patience, statement).await?
             }
         }
     };
@@ -41,8 +44,12 @@ macro_rules! run {
                 $(statement.bind($value)?;)+
                 conn.taken().await?;
             }
-            $crate::metadata::Conn::Postgres(conn) => {
-                sqlx::query($sql)$(.bind($value))+.execute(&mut **conn).await?;
+            $crate::metadata::Conn::Postgres(conn, patience) => {
+                let statement = async {
+                    sqlx::query($sql)$(.bind($value))+.execute(&mut **conn).await?;
+                    Ok(())
+                };
+                $crate::metadata::postgres::in_time(*patience, statement).await?;
             }
         }
     };
@@ -56,6 +63,7 @@ pub mod files;
 pub mod idempotency;
 pub mod imports;
 pub mod objects;
+mod postgres;
 pub mod search;
 mod sqlite;
 pub mod usage;
@@ -63,9 +71,6 @@ pub mod versions;
 
 static POSTGRES_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations/postgres");
 static SQLITE_MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations/sqlite");
-
-/// How often a transaction that PostgreSQL gave up for another's sake is tried.
-const ATTEMPTS: u32 = 8;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -93,27 +98,28 @@ const READ: &str = "metadata.read";
 #[derive(Clone)]
 enum Db {
     Sqlite(sqlite::Sqlite),
-    Postgres(PgPool),
+    Postgres(postgres::Pool),
 }
 
 /// A connection that reads what was committed.
 pub enum Reader {
     Sqlite(sqlx::pool::PoolConnection<sqlx::Sqlite>),
-    Postgres(sqlx::pool::PoolConnection<Postgres>),
+    Postgres(postgres::Lease),
 }
 
 /// Where statements run: a reader's connection, or a transaction. Its methods stand by table, in
 /// the modules of this folder.
 pub enum Conn<'c> {
     Sqlite(sqlite::Connection<'c>),
-    Postgres(&'c mut PgConnection),
+    /// And how long a statement is waited for.
+    Postgres(&'c mut PgConnection, Duration),
 }
 
 impl Reader {
     pub fn conn(&mut self) -> Conn<'_> {
         match self {
             Self::Sqlite(conn) => Conn::Sqlite(sqlite::Connection::new(conn)),
-            Self::Postgres(conn) => Conn::Postgres(conn),
+            Self::Postgres(lease) => lease.conn(),
         }
     }
 }
@@ -136,7 +142,9 @@ impl Metadata {
             Some(("sqlite", _)) => Db::Sqlite(
                 sqlite::Sqlite::open(settings, &SQLITE_MIGRATIONS, faults.clone()).await?,
             ),
-            Some(("postgres" | "postgresql", _)) => Db::Postgres(postgres_open(settings).await?),
+            Some(("postgres" | "postgresql", _)) => Db::Postgres(
+                postgres::Pool::open(settings, &POSTGRES_MIGRATIONS, faults.clone()).await?,
+            ),
             // Not shown: it may hold a password.
             _ => {
                 return Err(Error::internal(
@@ -151,7 +159,7 @@ impl Metadata {
         self.faults.step(READ).await?;
         Ok(match &self.db {
             Db::Sqlite(sqlite) => Reader::Sqlite(sqlite.readers().acquire().await?),
-            Db::Postgres(pool) => Reader::Postgres(pool.acquire().await?),
+            Db::Postgres(pool) => Reader::Postgres(pool.lease().await?),
         })
     }
 
@@ -178,7 +186,7 @@ impl Metadata {
         self.faults.step(BEGIN).await?;
         let value = match &self.db {
             Db::Sqlite(sqlite) => sqlite.write(input, body).await?,
-            Db::Postgres(pool) => postgres_write(pool, &self.faults, &input, &body).await?,
+            Db::Postgres(pool) => pool.write(&input, &body).await?,
         };
         self.faults.step(COMMITTED).await?;
         Ok(value)
@@ -200,46 +208,6 @@ impl Metadata {
             Db::Postgres(pool) => pool.close().await,
         }
     }
-}
-
-async fn postgres_open(settings: &Settings) -> Result<PgPool> {
-    // What PostgreSQL can take. Zero would be no limit at all.
-    let millis = settings.timeout.as_millis().clamp(1, 0x7fff_ffff);
-    let millis = millis.to_string();
-    let options: PgConnectOptions = settings
-        .url
-        .parse()
-        .map_err(|error: sqlx::Error| Error::internal(error))?;
-    let options = options
-        .application_name("box-service")
-        .options([
-            ("statement_timeout", millis.as_str()),
-            ("lock_timeout", millis.as_str()),
-            // A transaction of ours never waits for a client: one that does has lost its process.
-            ("idle_in_transaction_session_timeout", millis.as_str()),
-        ])
-        .disable_statement_logging();
-    let pool = PgPoolOptions::new()
-        .max_connections(settings.max_connections)
-        .acquire_timeout(settings.timeout)
-        .connect_with(options)
-        .await?;
-    if settings.migrate {
-        // A migration may run longer than any statement of a request.
-        let mut conn = pool.acquire().await?.detach();
-        sqlx::query("SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)")
-            .execute(&mut conn)
-            .await?;
-        migrator(&POSTGRES_MIGRATIONS)
-            .run(&mut conn)
-            .await
-            .map_err(Error::internal)?;
-        sqlx::Connection::close(conn).await?;
-    } else {
-        let mut conn = pool.acquire().await?;
-        schema_check(&mut Conn::Postgres(&mut conn), &POSTGRES_MIGRATIONS).await?;
-    }
-    Ok(pool)
 }
 
 /// A database that a newer binary has migrated is no obstacle: migrations expand before they
@@ -269,46 +237,6 @@ async fn schema_check(conn: &mut Conn<'_>, migrations: &sqlx::migrate::Migrator)
             "the database's schema is too old: run `box migrate`",
         )),
     }
-}
-
-async fn postgres_write<I, T, F>(pool: &PgPool, faults: &Faults, input: &I, body: &F) -> Result<T>
-where
-    F: for<'a, 'c> Fn(&'a mut Conn<'c>, &'a I) -> BoxFuture<'a, Result<T>>,
-{
-    let mut attempt = 1;
-    loop {
-        match postgres_attempt(pool, faults, input, body).await {
-            Err(error) if attempt < ATTEMPTS && gave_way(&error) => {
-                // Two that met once would meet again if both waited equally long.
-                let wait = rand::random_range(0..(10 << attempt));
-                tokio::time::sleep(Duration::from_millis(wait)).await;
-                attempt += 1;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-async fn postgres_attempt<I, T, F>(pool: &PgPool, faults: &Faults, input: &I, body: &F) -> Result<T>
-where
-    F: for<'a, 'c> Fn(&'a mut Conn<'c>, &'a I) -> BoxFuture<'a, Result<T>>,
-{
-    let mut transaction = pool.begin().await?;
-    let mut conn = Conn::Postgres(&mut transaction);
-    let value = body(&mut conn, input).await?;
-    faults.step(COMMIT).await?;
-    transaction.commit().await?;
-    Ok(value)
-}
-
-/// PostgreSQL ended the transaction for another's sake, and says that trying again is right:
-/// serialization_failure, deadlock_detected.
-fn gave_way(error: &Error) -> bool {
-    matches!(
-        error.cause().and_then(|cause| cause.downcast_ref::<sqlx::Error>()),
-        Some(sqlx::Error::Database(database))
-            if matches!(database.code().as_deref(), Some("40001" | "40P01"))
-    )
 }
 
 /// The database was there, and found the statement wrong.

@@ -72,6 +72,14 @@ pub struct Listed {
     pub multipart: bool,
 }
 
+/// The marker, as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marked {
+    pub content: Bytes,
+    /// What S3 calls this content of it.
+    etag: Option<String>,
+}
+
 /// A writer's right to its key, as a point in time that whoever holds the lease moves forward.
 /// A writer starts no call that could outlast it.
 #[derive(Clone, Debug)]
@@ -188,6 +196,15 @@ impl Objects {
         }
     }
 
+    /// Whether what was listed is still there.
+    pub async fn is_there(&self, listed: &Listed) -> Result<bool> {
+        match &self.backend {
+            Backend::Local(local) => Ok(local.head(&listed.path).await?.is_some()),
+            Backend::S3(s3) if listed.multipart => s3.has_upload(&listed.path).await,
+            Backend::S3(s3) => Ok(s3.head(&listed.path).await?.is_some()),
+        }
+    }
+
     /// Removes all that exists for `key`: temporary names (first, so that a paused writer's rename
     /// fails), open multipart uploads for exactly this key, and the key. True when there was anything.
     /// `last_epoch` is the highest epoch that a writer of this key can have had.
@@ -224,7 +241,7 @@ impl Objects {
         }
     }
 
-    pub async fn marker_get(&self) -> Result<Option<Bytes>> {
+    pub async fn marker_get(&self) -> Result<Option<Marked>> {
         let path = self.root.marker();
         match &self.backend {
             Backend::Local(local) => local.marker_get(&path).await,
@@ -232,12 +249,20 @@ impl Objects {
         }
     }
 
-    /// Writes the marker unless there is one already; false when there was. `aside` is a fresh id,
-    /// for the name under which the local store writes it first.
-    pub async fn marker_create(&self, aside: ObjectId, content: Bytes) -> Result<bool> {
+    /// Writes the marker, whole or not at all, unless it is another than was found by now; false then.
+    /// `aside` is a fresh id, for the name under which the local store writes it first.
+    ///
+    /// Between two processes over one local directory, what replaces a marker may replace one that was
+    /// written a moment ago.
+    pub async fn marker_write(
+        &self,
+        aside: ObjectId,
+        found: Option<&Marked>,
+        content: Bytes,
+    ) -> Result<bool> {
         match &self.backend {
-            Backend::Local(local) => local.marker_create(&self.root, aside, content).await,
-            Backend::S3(s3) => s3.marker_create(&self.root.marker(), content).await,
+            Backend::Local(local) => local.marker_write(&self.root, aside, found, content).await,
+            Backend::S3(s3) => s3.marker_write(&self.root.marker(), found, content).await,
         }
     }
 }

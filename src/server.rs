@@ -44,6 +44,7 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
         stopping.clone(),
     ));
     let importer = tokio::spawn(workers::importer(app.domain.clone(), stopping.clone()));
+    let generation = tokio::spawn(workers::generation(app.domain.clone(), stopping.clone()));
 
     let connections = Connections::new(&app);
     tokio::select! {
@@ -63,6 +64,7 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
     }
     let _ = reaper.await;
     let _ = importer.await;
+    let _ = generation.await;
     app.domain.intents_give_back().await;
     app.domain.metadata.close().await;
     tracing::info!("stopped");

@@ -27,3 +27,23 @@ pub async fn reaper(domain: Domain, interval: Duration, stop: CancellationToken)
         }
     }
 }
+
+/// Between two generations: how old a restored backup may be at least and be told from the store.
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// How often a service whose database is older than the store looks whether that was put right.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Raises the generation every hour.
+pub async fn generation(domain: Domain, stop: CancellationToken) {
+    loop {
+        let wait = if domain.is_older() { LOOK } else { HOUR };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        if let Err(error) = domain.generation_raise().await {
+            tracing::warn!(%error, "the generation could not be raised; the next round tries again");
+        }
+    }
+}

@@ -46,7 +46,8 @@ pub struct Store {
     /// Local store only: whether an answered write has reached the disk.
     #[serde(with = "leaf")]
     pub fsync: bool,
-    /// How long after its time-out a request may still reach the store.
+    /// How long after its time-out a request may still reach the store; `box fsck --repair` leaves
+    /// keys alone that are younger.
     #[serde(with = "leaf")]
     pub request_horizon: Duration,
     /// How long a writer's right to its key lasts without renewal; [`SHORTEST_LEASE`] to

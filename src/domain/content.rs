@@ -1,6 +1,6 @@
 //! Bytes on their way into an object: intent, lease, hash, and the store.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use sha2::{Digest, Sha256};
@@ -19,6 +19,9 @@ use super::quota::{self, Reservation};
 
 /// Bytes gathered while the ones before them are hashed and written: an upload holds two such batches at most.
 const BATCH: usize = 1024 * 1024;
+
+/// In bytes: a chunk below that is small.
+const SMALL: usize = 16 * 1024;
 
 /// Below this a hop to another thread costs more than the hash.
 const HASH_INLINE: u64 = 16 * 1024;
@@ -294,20 +297,18 @@ where
     S: Stream<Item = Result<Bytes>> + Send + Unpin,
 {
     let mut size: u64 = 0;
-    let mut batch: Vec<Bytes> = Vec::new();
-    let mut held = 0;
+    let mut batch = Batch::default();
     let mut ended = false;
     let mut failed: Option<Error> = None;
     {
         let mut idle = Some(&mut *sink);
         let mut work: Option<BoxFuture<'_, (&mut Sink, Result<()>)>> = None;
         loop {
-            if held > 0
+            if batch.held > 0
                 && failed.is_none()
                 && let Some(sink) = idle.take()
             {
-                held = 0;
-                work = Some(absorb(sink, std::mem::take(&mut batch)).boxed());
+                work = Some(absorb(sink, batch.take()).boxed());
             }
             if work.is_none() && (ended || failed.is_some()) {
                 break;
@@ -322,12 +323,11 @@ where
                         failed.get_or_insert(error);
                     }
                 }
-                chunk = source.next(), if !ended && failed.is_none() && held < BATCH => match chunk {
+                chunk = source.next(), if !ended && failed.is_none() && batch.held < BATCH => match chunk {
                     None => ended = true,
                     Some(Err(error)) => failed = Some(error),
                     Some(Ok(chunk)) => {
                         size += chunk.len() as u64;
-                        held += chunk.len();
                         batch.push(chunk);
                         if size > most {
                             failed = Some(too_large(most));
@@ -340,6 +340,42 @@ where
     match failed {
         Some(error) => Err(error),
         None => sink.writer.finish().await,
+    }
+}
+
+/// What gathers. Small chunks are copied together: each is a view of a buffer that may be far larger,
+/// and would keep all of it, so that a sender of tiny ones took forty times what it sent.
+#[derive(Default)]
+struct Batch {
+    chunks: Vec<Bytes>,
+    small: BytesMut,
+    /// In bytes.
+    held: usize,
+}
+
+impl Batch {
+    fn push(&mut self, chunk: Bytes) {
+        // The first one needs no copy: often there is no other.
+        let first = self.held == 0;
+        self.held += chunk.len();
+        if first || chunk.len() >= SMALL {
+            self.seal();
+            self.chunks.push(chunk);
+        } else {
+            self.small.extend_from_slice(&chunk);
+        }
+    }
+
+    fn take(&mut self) -> Vec<Bytes> {
+        self.seal();
+        self.held = 0;
+        std::mem::take(&mut self.chunks)
+    }
+
+    fn seal(&mut self) {
+        if !self.small.is_empty() {
+            self.chunks.push(std::mem::take(&mut self.small).freeze());
+        }
     }
 }
 
@@ -397,4 +433,30 @@ pub(super) fn too_large(most: u64) -> Error {
         Kind::PayloadTooLarge,
         format!("A file may have at most {most} bytes."),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_chunks_are_copied_together_and_stay_in_order() {
+        let buffer = Bytes::from((0..100_000_u32).map(|i| i as u8).collect::<Vec<_>>());
+        let mut batch = Batch::default();
+        let mut at = 0;
+        for length in [1, 1, 1, SMALL, 5, SMALL - 1, SMALL + 1, 3] {
+            batch.push(buffer.slice(at..at + length));
+            at += length;
+        }
+        assert_eq!(batch.held, at);
+        let chunks = batch.take();
+        assert_eq!(batch.held, 0);
+        let lengths: Vec<usize> = chunks.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [1, 2, SMALL, SMALL + 4, SMALL + 1, 3]);
+        assert!(chunks.concat() == buffer[..at]);
+        // The first one of each batch is taken as it is.
+        batch.push(buffer.slice(..1));
+        assert_eq!(batch.take()[0].as_ptr(), buffer.as_ptr());
+        assert!(batch.take().is_empty());
+    }
 }

@@ -21,35 +21,15 @@ const AT_ONCE: usize = 8;
 const RETRY: Duration = Duration::from_secs(60);
 
 impl Domain {
-    /// Goes on until nothing is due now; how many rows it removed.
+    /// Goes on until nothing is due now; how many rows it removed. Does nothing while the database is
+    /// older than the store: what it says to delete may be all that is left of a file.
     pub async fn reap(&self) -> Result<u64> {
+        if self.is_older() {
+            return Ok(0);
+        }
         let _round = self.reaping.lock().await;
         self.intents_tidy().await;
-        loop {
-            let now = self.clock.now();
-            let expired = self
-                .metadata
-                .write((), move |tx, ()| {
-                    async move {
-                        let expired = tx.object_expire_leases(now, BATCH).await?;
-                        let count = expired.len();
-                        // In one order, so that two who do the same don't wait for each other.
-                        let mut reserved = BTreeMap::<Tenant, Amount>::new();
-                        for (tenant, amount) in expired {
-                            *reserved.entry(tenant).or_default() += amount;
-                        }
-                        for (tenant, amount) in reserved {
-                            quota::record(tx, &tenant, quota::unreserved(amount)).await?;
-                        }
-                        Ok(count)
-                    }
-                    .boxed()
-                })
-                .await?;
-            if expired < BATCH as usize {
-                break;
-            }
-        }
+        self.expire_leases(Duration::ZERO).await?;
         let mut forgotten = 0;
         loop {
             let now = self.clock.now();
@@ -74,6 +54,36 @@ impl Domain {
                         tracing::warn!(object = %id, %error, "a key could not be deleted; it is tried again")
                     }
                 }
+            }
+        }
+    }
+
+    /// Makes writing objects whose lease ran out dead, to be deleted after `delay`.
+    pub(super) async fn expire_leases(&self, delay: Duration) -> Result<()> {
+        loop {
+            let now = self.clock.now();
+            let delete_at = now.plus(delay);
+            let expired = self
+                .metadata
+                .write((), move |tx, ()| {
+                    async move {
+                        let expired = tx.object_expire_leases(now, delete_at, BATCH).await?;
+                        let count = expired.len();
+                        // In one order, so that two who do the same don't wait for each other.
+                        let mut reserved = BTreeMap::<Tenant, Amount>::new();
+                        for (tenant, amount) in expired {
+                            *reserved.entry(tenant).or_default() += amount;
+                        }
+                        for (tenant, amount) in reserved {
+                            quota::record(tx, &tenant, quota::unreserved(amount)).await?;
+                        }
+                        Ok(count)
+                    }
+                    .boxed()
+                })
+                .await?;
+            if expired < BATCH as usize {
+                return Ok(());
             }
         }
     }

@@ -120,8 +120,12 @@ impl Domain {
     }
 
     /// Removes what is due: files whose time has come, those that were in the trash for long enough,
-    /// versions that are too old, and forgotten requests; how many files.
+    /// versions that are too old, and forgotten requests; how many files. Does nothing while the
+    /// database is older than the store.
     pub async fn sweep(&self) -> Result<u64> {
+        if self.is_older() {
+            return Ok(0);
+        }
         let swept = self.file_sweep().await?;
         self.version_sweep().await?;
         loop {

@@ -21,7 +21,7 @@ pub struct Liveness {
 /// The whole service.
 #[derive(Serialize, ToSchema)]
 pub struct Health {
-    /// `ok`, or `unavailable` while a part is.
+    /// `ok`, or `unavailable` while a part is, or the database is older than the store.
     pub status: &'static str,
     pub version: &'static str,
     pub parts: Parts,
@@ -58,7 +58,8 @@ pub(super) async fn live() -> Response {
 
 /// Tell whether to send requests
 ///
-/// Not while the database or the store does not answer, nor once a stop has begun.
+/// Not while the database or the store does not answer or the database is older than the store, nor
+/// once a stop has begun.
 #[utoipa::path(
     get, path = "/health/ready", tag = "operations",
     responses((status = 200, description = "Do", body = Liveness)),
@@ -71,6 +72,9 @@ pub(super) async fn ready(State(app): State<App>) -> Result<Response> {
     if !app.health.parts().await.all_answer() {
         return refuse("The database or the store does not answer.");
     }
+    if app.domain.is_older() {
+        return refuse("The database is older than the store.");
+    }
     Ok(live().await)
 }
 
@@ -79,12 +83,12 @@ pub(super) async fn ready(State(app): State<App>) -> Result<Response> {
     get, path = "/health", tag = "operations",
     responses(
         (status = 200, description = "All answer", body = Health),
-        (status = 503, description = "A part does not answer", body = Health),
+        (status = 503, description = "A part does not answer, or the database is older than the store", body = Health),
     ),
 )]
 pub(super) async fn get(State(app): State<App>) -> Response {
     let parts = app.health.parts().await;
-    let (code, status) = if parts.all_answer() {
+    let (code, status) = if parts.all_answer() && !app.domain.is_older() {
         (StatusCode::OK, OK)
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE)

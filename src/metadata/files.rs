@@ -1,5 +1,6 @@
 //! The `files` table: what users see. Every statement names the tenant. Lists are in `search`.
 
+use futures::TryFutureExt;
 use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use sqlx::types::Json;
@@ -10,6 +11,7 @@ use crate::id::{FileId, ObjectId, Tenant};
 
 use super::Conn;
 use super::objects::{digest, signed, unsigned};
+use super::postgres::in_time;
 
 pub type Metadata = serde_json::Map<String, serde_json::Value>;
 
@@ -140,16 +142,16 @@ impl Conn<'_> {
         let row: Option<Row> = match self {
             // A transaction that writes has SQLite to itself.
             Self::Sqlite(_) => return self.file_get(tenant, id).await,
-            Self::Postgres(c) => {
-                sqlx::query_as(concat!(
+            Self::Postgres(c, patience) => {
+                let locked = sqlx::query_as(concat!(
                     "SELECT ",
                     columns!(),
                     " FROM files WHERE tenant = $1 AND id = $2 FOR UPDATE"
                 ))
                 .bind(tenant)
                 .bind(id)
-                .fetch_optional(&mut **c)
-                .await?
+                .fetch_optional(&mut **c);
+                in_time(*patience, locked.err_into()).await?
             }
         };
         row.map(File::try_from).transpose()
@@ -228,43 +230,67 @@ impl Conn<'_> {
         }))
     }
 
-    /// Some of the files that refer to an object, of whatever tenant: for reports.
-    pub async fn file_of_object(&mut self, id: ObjectId) -> Result<Option<FileId>> {
-        Ok(on!(self, |c| {
-            sqlx::query_scalar("SELECT id FROM files WHERE object_id = $1 UNION SELECT file_id FROM versions WHERE object_id = $1 ORDER BY 1 LIMIT 1")
-                .bind(id)
-                .fetch_optional(c)
-                .await?
-        }))
-    }
-
-    /// Files whose object, or that of one of their versions, is not live, is missing, or differs in
-    /// size or checksum; each with that object. Those behind `after`, in the order of both ids.
-    pub async fn file_broken_page(
+    /// The files that refer to an object, of whatever tenant, some of them by an earlier version.
+    /// Those behind `after`, in id order.
+    pub async fn file_of_object_page(
         &mut self,
-        after: Option<(FileId, ObjectId)>,
+        id: ObjectId,
+        after: Option<FileId>,
         limit: u32,
-    ) -> Result<Vec<(FileId, ObjectId)>> {
-        const NIL: uuid::Uuid = uuid::Uuid::nil();
-        let (file, object) = after.unwrap_or((FileId::from_uuid(NIL), ObjectId::from_uuid(NIL)));
+    ) -> Result<Vec<FileId>> {
+        let after = after.unwrap_or(FileId::from_uuid(uuid::Uuid::nil()));
         Ok(on!(self, |c| {
-            sqlx::query_as(
-                "SELECT DISTINCT f.id, f.object_id
-                 FROM (SELECT id, tenant, object_id, size, sha256 FROM files WHERE id >= $1
-                       UNION ALL
-                       SELECT file_id, tenant, object_id, size, sha256 FROM versions WHERE file_id >= $1) f
-                 LEFT JOIN objects o ON o.id = f.object_id
-                 WHERE (f.id, f.object_id) > ($1, $2)
-                   AND (o.id IS NULL OR o.state <> 'live' OR o.tenant <> f.tenant OR o.size <> f.size
-                        OR (f.sha256 IS NOT NULL AND o.sha256 <> f.sha256))
-                 ORDER BY f.id, f.object_id LIMIT $3",
+            sqlx::query_scalar(
+                "SELECT id FROM files WHERE object_id = $1 AND id > $2
+                 UNION
+                 SELECT file_id FROM versions WHERE object_id = $1 AND file_id > $2
+                 ORDER BY 1 LIMIT $3",
             )
-            .bind(file)
-            .bind(object)
+            .bind(id)
+            .bind(after)
             .bind(i64::from(limit))
             .fetch_all(c)
             .await?
         }))
+    }
+
+    /// Looks at the next `limit` files behind `after`, in id order: the last one's id, and those
+    /// whose object, or that of one of their versions, is not live, is missing, or differs in size or
+    /// checksum, each with that object. None where there are no more.
+    pub async fn file_broken_page(
+        &mut self,
+        after: Option<FileId>,
+        limit: u32,
+    ) -> Result<Option<(FileId, Vec<(FileId, ObjectId)>)>> {
+        let after = after.unwrap_or(FileId::from_uuid(uuid::Uuid::nil()));
+        let ids: Vec<FileId> = on!(self, |c| {
+            sqlx::query_scalar("SELECT id FROM files WHERE id > $1 ORDER BY id LIMIT $2")
+                .bind(after)
+                .bind(i64::from(limit))
+                .fetch_all(c)
+                .await?
+        });
+        let Some(last) = ids.last() else {
+            return Ok(None);
+        };
+        let broken = on!(self, |c| {
+            sqlx::query_as(
+                "SELECT DISTINCT f.id, f.object_id
+                 FROM (SELECT id, tenant, object_id, size, sha256 FROM files WHERE id > $1 AND id <= $2
+                       UNION ALL
+                       SELECT file_id, tenant, object_id, size, sha256 FROM versions
+                       WHERE file_id > $1 AND file_id <= $2) f
+                 LEFT JOIN objects o ON o.id = f.object_id
+                 WHERE o.id IS NULL OR o.state <> 'live' OR o.tenant <> f.tenant OR o.size <> f.size
+                    OR (f.sha256 IS NOT NULL AND o.sha256 <> f.sha256)
+                 ORDER BY f.id, f.object_id",
+            )
+            .bind(after)
+            .bind(last)
+            .fetch_all(c)
+            .await?
+        });
+        Ok(Some((*last, broken)))
     }
 }
 

@@ -4,6 +4,8 @@
 //! from, so that two who try the same step can't both succeed. What the steps mean stands in
 //! `domain::content`, `domain::reaper`.
 
+use std::collections::HashMap;
+
 use sqlx::{FromRow, QueryBuilder};
 
 use crate::clock::Timestamp;
@@ -36,6 +38,13 @@ pub struct Object {
     pub forget_at: Option<Timestamp>,
 }
 
+/// A row, and how many files and versions refer to it, counted at the same moment.
+#[derive(Clone, Debug)]
+pub struct Referred {
+    pub object: Object,
+    pub counted: i64,
+}
+
 /// The row of a key that is about to be written.
 #[derive(Clone, Debug)]
 pub struct Intent {
@@ -62,12 +71,26 @@ struct Row {
     forget_at: Option<Timestamp>,
 }
 
+#[derive(FromRow)]
+struct ReferredRow {
+    #[sqlx(flatten)]
+    row: Row,
+    counted: i64,
+}
+
 /// The first epoch: a row's only one until uploads can be taken over by another writer.
 pub const FIRST_EPOCH: i64 = 1;
 
 macro_rules! columns {
     () => {
         "id, tenant, state, epoch, refs, size, sha256, lease_until, delete_at, forget_at"
+    };
+}
+
+macro_rules! counted {
+    () => {
+        "(SELECT COUNT(*) FROM files WHERE object_id = objects.id)
+         + (SELECT COUNT(*) FROM versions WHERE object_id = objects.id) AS counted"
     };
 }
 
@@ -275,17 +298,52 @@ impl Conn<'_> {
         row.map(Object::try_from).transpose()
     }
 
+    /// Whose the objects are that there is a row for.
+    pub async fn object_tenants(&mut self, ids: &[ObjectId]) -> Result<HashMap<ObjectId, Tenant>> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows: Vec<(ObjectId, Tenant)> = on!(self, |c| {
+            let mut query = QueryBuilder::new("SELECT id, tenant FROM objects WHERE id IN (");
+            let mut list = query.separated(", ");
+            for id in ids {
+                list.push_bind(*id);
+            }
+            query.push(")");
+            query.build_query_as().fetch_all(c).await?
+        });
+        Ok(rows.into_iter().collect())
+    }
+
+    pub async fn object_referred(&mut self, id: ObjectId) -> Result<Option<Referred>> {
+        let row: Option<ReferredRow> = on!(self, |c| {
+            sqlx::query_as(concat!(
+                "SELECT ",
+                columns!(),
+                ", ",
+                counted!(),
+                " FROM objects WHERE id = $1"
+            ))
+            .bind(id)
+            .fetch_optional(c)
+            .await?
+        });
+        row.map(Referred::try_from).transpose()
+    }
+
     /// The rows behind `after` in id order.
     pub async fn object_page(
         &mut self,
         after: Option<ObjectId>,
         limit: u32,
-    ) -> Result<Vec<Object>> {
+    ) -> Result<Vec<Referred>> {
         let after = after.unwrap_or(ObjectId::from_uuid(uuid::Uuid::nil()));
-        let rows: Vec<Row> = on!(self, |c| {
+        let rows: Vec<ReferredRow> = on!(self, |c| {
             sqlx::query_as(concat!(
                 "SELECT ",
                 columns!(),
+                ", ",
+                counted!(),
                 " FROM objects WHERE id > $1 ORDER BY id LIMIT $2"
             ))
             .bind(after)
@@ -293,25 +351,28 @@ impl Conn<'_> {
             .fetch_all(c)
             .await?
         });
-        rows.into_iter().map(Object::try_from).collect()
+        rows.into_iter().map(Referred::try_from).collect()
     }
 
-    /// Makes up to `limit` writing objects whose lease ran out dead; whose they were, and what each
-    /// had reserved.
+    /// Makes up to `limit` writing objects whose lease ran out dead, to be deleted from `delete_at`
+    /// on; whose they were, and what each had reserved.
     pub async fn object_expire_leases(
         &mut self,
         now: Timestamp,
+        delete_at: Timestamp,
         limit: u32,
     ) -> Result<Vec<(Tenant, Amount)>> {
         let rows: Vec<(Tenant, i64, i64)> = on!(self, |c| {
             sqlx::query_as(
-                "UPDATE objects SET state = 'dead', lease_until = NULL, delete_at = $1, forget_at = quiet_at
+                "UPDATE objects SET state = 'dead', lease_until = NULL, delete_at = $2,
+                        forget_at = CASE WHEN quiet_at > $2 THEN quiet_at ELSE $2 END
                  WHERE state = 'writing' AND id IN (
-                    SELECT id FROM objects WHERE state = 'writing' AND lease_until <= $1 ORDER BY lease_until LIMIT $2)
+                    SELECT id FROM objects WHERE state = 'writing' AND lease_until <= $1 ORDER BY lease_until LIMIT $3)
                  AND lease_until <= $1
                  RETURNING tenant, reserved_bytes, reserved_files",
             )
             .bind(now)
+            .bind(delete_at)
             .bind(i64::from(limit))
             .fetch_all(c)
             .await?
@@ -458,6 +519,17 @@ impl TryFrom<Row> for Object {
             lease_until: row.lease_until,
             delete_at: row.delete_at,
             forget_at: row.forget_at,
+        })
+    }
+}
+
+impl TryFrom<ReferredRow> for Referred {
+    type Error = Error;
+
+    fn try_from(row: ReferredRow) -> Result<Self> {
+        Ok(Self {
+            object: row.row.try_into()?,
+            counted: row.counted,
         })
     }
 }

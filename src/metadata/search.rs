@@ -1,5 +1,6 @@
 //! Lists of files: filters, orders, keyset pages, and folders.
 
+use futures::TryFutureExt;
 use sqlx::{Database, FromRow, QueryBuilder};
 use uuid::Uuid;
 
@@ -10,6 +11,7 @@ use crate::id::{FileId, Tenant};
 use super::Conn;
 use super::dialect::Dialect;
 use super::files::{self, File, Metadata};
+use super::postgres::in_time;
 
 mod access;
 mod packed;
@@ -173,17 +175,17 @@ impl Conn<'_> {
                     .map(|file| file.unpack(&filter.tenant))
                     .collect();
             }
-            Self::Postgres(c) => {
+            Self::Postgres(c, patience) => {
                 let mut query = QueryBuilder::new("");
                 push_list(&mut query, filter, page, |query| {
                     query.push(" FROM files f");
                 });
-                query
+                let rows = query
                     .build_query_as()
                     // With filters, the best plan depends on their values: it is made anew.
                     .persistent(persistent)
-                    .fetch_all(&mut **c)
-                    .await?
+                    .fetch_all(&mut **c);
+                in_time(*patience, rows.err_into()).await?
             }
         };
         rows.into_iter().map(File::try_from).collect()
@@ -212,7 +214,7 @@ impl Conn<'_> {
                     })
                     .collect()
             }
-            Self::Postgres(c) => {
+            Self::Postgres(c, patience) => {
                 let mut query = QueryBuilder::new("");
                 push_walk(&mut query, filter, descending, after, limit);
                 query.push(concat!(
@@ -220,11 +222,8 @@ impl Conn<'_> {
                     files::columns!("f."),
                     " FROM walk JOIN files f ON f.id = walk.id ORDER BY walk.step"
                 ));
-                let rows: Vec<EntryRow> = query
-                    .build_query_as()
-                    .persistent(false)
-                    .fetch_all(&mut **c)
-                    .await?;
+                let rows = query.build_query_as().persistent(false).fetch_all(&mut **c);
+                let rows: Vec<EntryRow> = in_time(*patience, rows.err_into()).await?;
                 rows.into_iter()
                     .map(|row| {
                         let file = File::try_from(row.file)?;

@@ -148,7 +148,7 @@ impl Conn<'_> {
 
     async fn usage_add(&mut self, tenant: &Tenant, change: Change, any_row: bool) -> Result<()> {
         let shard = match self {
-            Self::Postgres(_) if any_row => rand::random_range(0..SHARDS),
+            Self::Postgres(..) if any_row => rand::random_range(0..SHARDS),
             _ => 0,
         };
         run!(
@@ -221,10 +221,26 @@ impl Conn<'_> {
         }))
     }
 
-    /// The tenants whose recorded usage is not what there is. Reads every row.
+    /// The tenants whose recorded usage is not what there is. Reads every row, at one moment: on a
+    /// reader's connection, so that no writer waits.
     pub async fn usage_drifts(&mut self) -> Result<Vec<Drift>> {
-        self.without_time_limit().await?;
-        let rows: Vec<DriftRow> = on!(self, |c| sqlx::query_as(drift!("")).fetch_all(c).await?);
+        let rows: Vec<DriftRow> = match self {
+            Self::Sqlite(c) => {
+                sqlx::query_as(drift!(""))
+                    .fetch_all(c.ready().await?)
+                    .await?
+            }
+            Self::Postgres(c, patience) => {
+                let mut transaction = sqlx::Connection::begin(&mut **c).await?;
+                let mut conn = Conn::Postgres(&mut transaction, *patience);
+                conn.without_time_limit().await?;
+                let rows = sqlx::query_as(drift!(""))
+                    .fetch_all(&mut *transaction)
+                    .await?;
+                transaction.commit().await?;
+                rows
+            }
+        };
         Ok(rows.into_iter().map(Drift::from).collect())
     }
 
@@ -235,18 +251,27 @@ impl Conn<'_> {
         self.usage_begin(tenant).await?;
         // Whoever changes the usage now has changed the rows that are counted, unseen: it must come
         // after this.
-        if let Self::Postgres(c) = self {
+        if let Self::Postgres(c, _) = self {
             sqlx::query("SELECT shard FROM usage WHERE tenant = $1 ORDER BY shard FOR UPDATE")
                 .bind(tenant)
                 .fetch_all(&mut **c)
                 .await?;
         }
-        let row: Option<DriftRow> = on!(self, |c| {
-            sqlx::query_as(drift!("WHERE tenant = $1"))
-                .bind(tenant)
-                .fetch_optional(c)
-                .await?
-        });
+        let mine = drift!("WHERE tenant = $1");
+        let row: Option<DriftRow> = match self {
+            Self::Sqlite(c) => {
+                sqlx::query_as(mine)
+                    .bind(tenant)
+                    .fetch_optional(c.ready().await?)
+                    .await?
+            }
+            Self::Postgres(c, _) => {
+                sqlx::query_as(mine)
+                    .bind(tenant)
+                    .fetch_optional(&mut **c)
+                    .await?
+            }
+        };
         match row.map(Drift::from) {
             None => Ok(false),
             Some(drift) => {
@@ -256,9 +281,10 @@ impl Conn<'_> {
         }
     }
 
-    /// For the rest of the transaction: a look at every row takes longer than any request may.
+    /// For the rest of the transaction: a look at every row takes longer than any request may. So it
+    /// is not made by `on!`, which would give it up.
     async fn without_time_limit(&mut self) -> Result<()> {
-        if let Self::Postgres(c) = self {
+        if let Self::Postgres(c, _) = self {
             sqlx::query("SELECT set_config('statement_timeout', '0', true)")
                 .execute(&mut **c)
                 .await?;

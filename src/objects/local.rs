@@ -22,7 +22,7 @@ use crate::faults::Faults;
 use crate::id::ObjectId;
 
 use super::keys::{ObjectKey, Root};
-use super::{ByteStream, CALL_TIMEOUT, Found, Lease, Listed};
+use super::{ByteStream, CALL_TIMEOUT, Found, Lease, Listed, Marked};
 
 mod disk;
 
@@ -177,39 +177,44 @@ impl Local {
         futures::stream::poll_fn(move |context| receive.poll_recv(context)).boxed()
     }
 
-    pub(super) async fn marker_get(&self, path: &str) -> Result<Option<Bytes>> {
+    pub(super) async fn marker_get(&self, path: &str) -> Result<Option<Marked>> {
         let path = self.path(path);
         let store = self.inner.clone();
-        blocking(move || match store.disk.read(&path) {
-            Ok(content) => Ok(Some(Bytes::from(content))),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(Error::unavailable(error)),
-        })
-        .await
+        blocking(move || store.marker_get(&path).map_err(Error::unavailable)).await
     }
 
-    /// Whole or not at all: written aside, then linked to its name, which fails when that is taken.
-    pub(super) async fn marker_create(
+    /// Whole or not at all: written aside, then linked to its name, which fails when that is taken, or
+    /// renamed over what is there.
+    pub(super) async fn marker_write(
         &self,
         root: &Root,
         aside: ObjectId,
+        found: Option<&Marked>,
         content: Bytes,
     ) -> Result<bool> {
         let aside = self.path(&root.temporary(aside, 0));
         let path = self.path(&root.marker());
         let store = self.inner.clone();
+        let found = found.cloned();
         blocking(move || {
-            let create = || -> std::io::Result<bool> {
+            let write = || -> std::io::Result<bool> {
                 let disk = &store.disk;
                 let file = disk.create_new(&aside)?;
                 disk.write(&file, &[content])?;
                 disk.sync(&file)?;
-                let created = disk.link(&aside, &path)?;
+                let written = match &found {
+                    None => disk.link(&aside, &path)?,
+                    Some(_) if store.marker_get(&path)? == found => {
+                        disk.rename(&aside, &path)?;
+                        true
+                    }
+                    Some(_) => false,
+                };
                 disk.remove(&aside)?;
                 store.sync_parent(&path)?;
-                Ok(created)
+                Ok(written)
             };
-            create().map_err(Error::unavailable)
+            write().map_err(Error::unavailable)
         })
         .await
     }
@@ -267,6 +272,17 @@ impl Inner {
         // A name holds the object's id and the writer's epoch: nobody else's bytes can be there.
         let file = self.disk.create_new(temporary).map_err(storage_error)?;
         Ok(Arc::new(file))
+    }
+
+    fn marker_get(&self, path: &Path) -> std::io::Result<Option<Marked>> {
+        match self.disk.read(path) {
+            Ok(content) => Ok(Some(Marked {
+                content: Bytes::from(content),
+                etag: None,
+            })),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// True when there was something to remove. Durable, for the row that vouches for it goes next.

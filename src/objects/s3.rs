@@ -17,24 +17,24 @@ use object_store::path::Path;
 use object_store::signer::{SignedUrlOptions, Signer};
 use object_store::{
     BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode,
-    PutOptions, PutPayload, RetryConfig,
+    PutPayload, RetryConfig, UpdateVersion,
 };
 use reqwest::Method;
 use tokio::time::timeout;
 use url::Url;
 
-use super::{ByteStream, CALL_TIMEOUT, Found, Lease};
+use super::{ByteStream, CALL_TIMEOUT, Found, Lease, Marked};
 use crate::error::{Error, Result};
 use crate::faults::Faults;
 
 mod listing;
 mod points;
+mod retries;
 mod writer;
 
+use retries::Retries;
 pub(super) use writer::Writer;
 
-/// Tries of one call, all of them within one [`CALL_TIMEOUT`].
-const ATTEMPTS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,8 +93,7 @@ struct Inner {
     patient: AmazonS3,
     /// Never retries by itself, so that a writer learns of each try whose outcome is unknown.
     strict: AmazonS3,
-    /// Before a second try of a call.
-    first_pause: Duration,
+    retries: Retries,
     http: HttpClient,
     /// The bucket's own URL, without a slash at its end.
     bucket_url: String,
@@ -134,6 +133,7 @@ impl S3 {
             .map_err(Error::unavailable)?;
         let first_pause = faults.pause(FIRST_PAUSE);
         let http = points::between(http, faults);
+        let retries = Retries::new(first_pause);
 
         // Built for its credentials alone: those that come over the network need a client of their
         // own, since instances hand them out over plain http.
@@ -146,7 +146,7 @@ impl S3 {
             .map_err(Error::unavailable)?
             .credentials()
             .clone();
-        let store = |retry: RetryConfig| {
+        let store = |retry: RetryConfig, http: HttpClient| {
             AmazonS3Builder::new()
                 .with_bucket_name(&settings.bucket)
                 .with_region(&region)
@@ -155,7 +155,7 @@ impl S3 {
                 // For object_store this means no more than that the endpoint names the bucket already.
                 .with_virtual_hosted_style_request(true)
                 .with_client_options(options.clone())
-                .with_http_connector(Shared(http.clone()))
+                .with_http_connector(Shared(http))
                 .with_retry(retry)
                 // A SHA-256 of the payload costs more than all else in an upload, and on the thread
                 // that serves others. The checksum, which the store verifies, costs next to nothing.
@@ -171,10 +171,10 @@ impl S3 {
         };
         Ok(Self {
             inner: Arc::new(Inner {
-                patient: store(patiently(first_pause))?,
-                strict: store(never)?,
-                first_pause,
-                http,
+                patient: store(patiently(first_pause), retries.ending(http.clone()))?,
+                strict: store(never, retries.counting(http.clone()))?,
+                http: retries.counting(http),
+                retries,
                 bucket_url,
                 region,
             }),
@@ -250,6 +250,16 @@ impl S3 {
         Ok(found)
     }
 
+    pub(super) async fn has_upload(&self, key: &str) -> Result<bool> {
+        let mut pages = Box::pin(self.upload_pages(key.to_owned()));
+        while let Some(page) = pages.next().await {
+            if page?.iter().any(|upload| upload.key == key) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) async fn presign_get(
         &self,
         key: &str,
@@ -273,25 +283,44 @@ impl S3 {
         .map_err(Error::unavailable)
     }
 
-    pub(super) async fn marker_get(&self, key: &str) -> Result<Option<Bytes>> {
+    pub(super) async fn marker_get(&self, key: &str) -> Result<Option<Marked>> {
         let path = path(key)?;
-        let content = in_time(async { self.inner.patient.get(&path).await?.bytes().await }).await?;
-        match content {
-            Ok(content) => Ok(Some(content)),
+        let found = in_time(async {
+            let found = self.inner.patient.get(&path).await?;
+            let etag = found.meta.e_tag.clone();
+            let content = found.bytes().await?;
+            Ok(Marked { content, etag })
+        })
+        .await?;
+        match found {
+            Ok(found) => Ok(Some(found)),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(Error::unavailable(error)),
         }
     }
 
-    pub(super) async fn marker_create(&self, key: &str, content: Bytes) -> Result<bool> {
+    /// Never tried twice: the second try would find the first one's content, and take it for another's.
+    pub(super) async fn marker_write(
+        &self,
+        key: &str,
+        found: Option<&Marked>,
+        content: Bytes,
+    ) -> Result<bool> {
         let path = path(key)?;
-        let options = PutOptions::from(PutMode::Create);
+        let mode = match found {
+            None => PutMode::Create,
+            Some(found) => PutMode::Update(UpdateVersion {
+                e_tag: found.etag.clone(),
+                version: None,
+            }),
+        };
         let put = self
             .inner
             .strict
-            .put_opts(&path, PutPayload::from(content), options);
+            .put_opts(&path, PutPayload::from(content), mode.into());
         match in_time(put).await? {
             Ok(_) => Ok(true),
+            Err(object_store::Error::Precondition { .. }) => Ok(false),
             Err(object_store::Error::AlreadyExists { path, source }) => {
                 // S3 answers 409 while somebody else's write is under way, which may yet fail.
                 if source.is::<object_store::Error>() {

@@ -127,6 +127,9 @@ impl Importer {
                 Err(error) => tracing::warn!(%error, "claims could not be renewed"),
             }
         }
+        if self.domain.is_older() {
+            return;
+        }
         for outcome in [
             self.domain.import_take_up().await.map(drop),
             self.domain.import_finish().await.map(drop),
@@ -161,6 +164,10 @@ impl Importer {
 
     /// Claims items where there is room, and ends imports that have none left.
     async fn work(&mut self, told: bool) {
+        // A database that was restored has items to do that were done since.
+        if self.domain.is_older() {
+            return;
+        }
         let capacity = self.domain.rules.imports.concurrency as usize * 2;
         let room = capacity.saturating_sub(self.flights.len());
         // Many claims of a few items each would cost more than they bring.

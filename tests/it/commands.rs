@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, UNIX_EPOCH};
 
 use box_service::http::docs;
 use serde_json::{Value, json};
@@ -660,6 +661,12 @@ fn fsck_says_in_its_status_and_in_json_what_it_found() {
     ] {
         assert!(text.out.contains(word), "no {word} in {}", text.out);
     }
+    // It may be somebody's who is still at it.
+    let young = place.run(&["fsck", "--repair"]);
+    assert!(young.out.contains("young"), "{young:?}");
+    let file = std::fs::File::options().write(true).open(place.path(&path));
+    let january = UNIX_EPOCH + Duration::from_secs(1_769_900_000);
+    file.unwrap().set_modified(january).unwrap();
     // One is quarantined; the other is nothing that this service may touch.
     let mended = place.run(&["fsck", "--repair", "--json"]);
     assert_eq!(mended.status, Some(1), "{mended:?}");
@@ -673,6 +680,15 @@ fn fsck_says_in_its_status_and_in_json_what_it_found() {
     }
     std::fs::remove_file(place.path(stray)).unwrap();
     assert_eq!(place.run(&["fsck"]).status, Some(0));
+    assert_eq!(place.run(&["fsck", "--after-restore"]).status, Some(0));
+    for odd in [
+        &["fsck", "--after-restore", "--repair"][..],
+        &["fsck", "--verify-checksums", "--rate", "fast"],
+    ] {
+        place.run(odd).refused(&[odd[2]]);
+    }
+    let read = place.run(&["fsck", "--verify-checksums", "--rate", "1GiB"]);
+    assert_eq!(read.status, Some(0));
     // A database that can't be asked is not one that disagrees.
     let nowhere = [
         (

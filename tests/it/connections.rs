@@ -33,6 +33,15 @@ mod short {
     );
 }
 
+mod patient {
+    use super::*;
+
+    on_every_pair!(
+        with [("BOX_LIMITS__HEADER_TIMEOUT", "60s")];
+        others_are_served_beside_connections_that_hang,
+    );
+}
+
 mod idle {
     use super::*;
 
@@ -447,6 +456,42 @@ async fn who_waits_to_be_asked_is_asked_unless_refused(service: &Service) {
     let file = raw.answer().await.json(201);
     assert_eq!(service.client("acme").content(id(&file)).await, b"asked");
     service.assert_holds(1).await;
+}
+
+/// `benches/floods.py` has the figures.
+async fn others_are_served_beside_connections_that_hang(service: &Service) {
+    let mut hanging = Vec::new();
+    for _ in 0..100 {
+        for begun in [
+            String::new(),
+            "POST /v1/files HTTP/1.1\r\nhost:".to_owned(),
+            upload(service, "content-length: 1000000\r\n") + "begun",
+        ] {
+            let mut raw = Raw::open(service.address()).await;
+            raw.send(begun).await;
+            hanging.push(raw);
+        }
+    }
+    until("all uploads have begun", || async {
+        service.count("objects WHERE state = 'writing'").await == 100
+    })
+    .await;
+    let client = service.client("acme");
+    for round in 0..10 {
+        let file = client.upload(&format!("f{round}"), "content").await;
+        assert_eq!(client.content(id(&file)).await, b"content");
+        for raw in hanging.iter_mut().skip(2).step_by(3) {
+            raw.send("x").await;
+        }
+    }
+    send(client.get("/v1/files")).await.json(200);
+    assert!(hanging.iter_mut().all(Raw::is_silent));
+    drop(hanging);
+    until("what was begun is given up", || async {
+        service.count("objects WHERE state = 'writing'").await == 0
+    })
+    .await;
+    service.assert_holds(10).await;
 }
 
 /// Where the local store has a file's bytes.

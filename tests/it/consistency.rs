@@ -1,7 +1,7 @@
 //! Database and store agree; what a fault or a crash leaves is found, and goes by itself or by
 //! `box fsck --repair`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use box_service::clock::Timestamp;
 use box_service::domain::fsck::{Options, ProblemKind, Report};
@@ -13,11 +13,18 @@ use box_service::objects::{CALL_TIMEOUT, Lease};
 use bytes::Bytes;
 use futures::FutureExt;
 
-use crate::harness::client::id;
-use crate::harness::service::{Service, on_every_pair};
+use crate::harness::client::{id, send};
+use crate::harness::database::{Database, Kind};
+use crate::harness::service::{Pair, Service, on_every_pair};
 
 on_every_pair!(
     a_key_without_a_row_is_found_quarantined_and_deleted,
+    a_young_key_is_left_alone,
+    keys_beside_our_prefix_are_left_alone,
+    what_changes_meanwhile_is_no_problem,
+    keys_are_looked_at_by_pages,
+    every_file_that_misses_its_bytes_is_told,
+    checksums_are_read_at_a_rate,
     a_live_object_without_its_bytes_is_found,
     wrong_references_are_found_and_mended,
     a_file_that_differs_from_its_object_is_found,
@@ -59,7 +66,7 @@ async fn put(service: &Service, id: ObjectId, finish: bool) {
 async fn repair(service: &Service) -> Report {
     let options = Options {
         repair: true,
-        verify_checksums: false,
+        ..Options::default()
     };
     service.app.domain.fsck(options).await.unwrap()
 }
@@ -79,6 +86,7 @@ async fn a_key_without_a_row_is_found_quarantined_and_deleted(service: &Service)
         Some(key(service, stray).path())
     );
 
+    service.clock.advance(HOUR);
     let report = repair(service).await;
     assert_eq!(kinds(&report), [ProblemKind::UnknownKey]);
     assert!(report.problems[0].repaired, "{report}");
@@ -88,6 +96,160 @@ async fn a_key_without_a_row_is_found_quarantined_and_deleted(service: &Service)
     let objects = &service.app.domain.objects;
     assert!(objects.head(&key(service, stray)).await.unwrap().is_some());
     service.assert_holds(0).await;
+}
+
+/// Somebody may be at it whom this service does not know of.
+async fn a_young_key_is_left_alone(service: &Service) {
+    let stray = ObjectId::new(service.clock.now());
+    put(service, stray, true).await;
+    for wait in [HOUR - Duration::from_secs(1), Duration::from_secs(1)] {
+        let report = repair(service).await;
+        assert_eq!(kinds(&report), [ProblemKind::UnknownKey]);
+        assert!(!report.problems[0].repaired, "{report}");
+        assert!(report.problems[0].detail.contains("young"), "{report}");
+        service.clock.advance(wait);
+    }
+    if let Some(store) = service.local_store() {
+        // Its bytes came late.
+        let path = store.join(key(service, stray).path());
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        let now = UNIX_EPOCH + Duration::from_micros(service.clock.now().as_micros() as u64);
+        file.set_modified(now).unwrap();
+        assert!(!repair(service).await.problems[0].repaired);
+        file.set_modified(now - HOUR).unwrap();
+    }
+    assert!(repair(service).await.problems[0].repaired);
+    service.assert_holds(0).await;
+}
+
+async fn keys_beside_our_prefix_are_left_alone(service: &Service) {
+    // A neighbour whose name begins like ours: of its prefix on S3, of its environment on a disk.
+    let own = Database::create(kind_of(service)).await.unwrap();
+    let url = format!("{}2", service.variable("BOX_STORE__URL"));
+    let mut changes = vec![("BOX_DATABASE__URL", own.url())];
+    changes.push(match service.local_store() {
+        None => ("BOX_STORE__URL", url.as_str()),
+        Some(_) => ("BOX_ENVIRONMENT", "test2"),
+    });
+    let neighbour = service.another_with(&changes).await;
+    let stray = ObjectId::new(service.clock.now());
+    put(&neighbour, stray, true).await;
+    put(&neighbour, ObjectId::new(service.clock.now()), false).await;
+    let file = neighbour.client("acme").upload("a", "theirs").await;
+    service.clock.advance(HOUR);
+
+    assert_eq!(kinds(&repair(service).await), []);
+    service.settle().await;
+    let content = neighbour.client("acme").content(id(&file)).await;
+    assert_eq!(content, b"theirs");
+    let report = repair(&neighbour).await;
+    assert_eq!(kinds(&report), [ProblemKind::UnknownKey; 2], "{report}");
+    neighbour.assert_holds(1).await;
+    neighbour.stop().await;
+}
+
+fn kind_of(service: &Service) -> Kind {
+    match service.pair {
+        Pair::SqliteLocal => Kind::Sqlite,
+        Pair::PostgresLocal | Pair::PostgresS3 => Kind::Postgres,
+    }
+}
+
+/// Uploads, replacements and deletes, and the reaper behind them, while everything is checked.
+async fn what_changes_meanwhile_is_no_problem(service: &Service) {
+    let writers = (0..3).map(|writer| async move {
+        let client = service.client("acme");
+        for round in 0..20 {
+            let file = client.upload(&format!("f{writer}-{round}"), "one").await;
+            let path = format!("/v1/files/{}", id(&file));
+            let content = client.put(&format!("{path}/content")).body("two");
+            send(content).await.json(200);
+            let gone = client.delete(&format!("{path}?permanent=true"));
+            assert_eq!(send(gone).await.status, 204);
+            service.domain().reap().await.unwrap();
+        }
+    });
+    let changes = futures::future::join_all(writers);
+    let checks = async {
+        loop {
+            let report = service.fsck().await;
+            assert_eq!(report.problems.len(), 0, "{report}");
+        }
+    };
+    tokio::select! {
+        _ = changes => {}
+        () = checks => {}
+    }
+    service.assert_holds(0).await;
+}
+
+async fn keys_are_looked_at_by_pages(service: &Service) {
+    let Some(store) = service.local_store() else {
+        return;
+    };
+    service.client("acme").upload("a", "content").await;
+    let now = service.clock.now();
+    let strays: Vec<ObjectId> = (0..1_100).map(|_| ObjectId::new(now)).collect();
+    for stray in &strays {
+        std::fs::write(store.join(key(service, *stray).path()), "stray").unwrap();
+    }
+    let report = service.fsck().await;
+    assert_eq!((report.objects, report.keys), (1, 1_101));
+    let mut found: Vec<ObjectId> = report
+        .problems
+        .iter()
+        .map(|problem| problem.object_id.unwrap())
+        .collect();
+    found.sort_unstable();
+    let mut wanted = strays.clone();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+    service.clock.advance(HOUR);
+    assert!(repair(service).await.problems.iter().all(|p| p.repaired));
+    service.assert_holds(1).await;
+}
+
+async fn every_file_that_misses_its_bytes_is_told(service: &Service) {
+    let client = service.client("acme");
+    let file = client.upload("a", "content").await;
+    let mut wanted = vec![id(&file).to_owned()];
+    for _ in 0..2 {
+        let copy = client.post(&format!("/v1/files/{}/copy", id(&file)));
+        let copy = send(copy.json(&serde_json::json!({}))).await.json(201);
+        wanted.push(id(&copy).to_owned());
+    }
+    let first = wanted[0].parse().unwrap();
+    let stored = service.domain().file_get(&tenant(), first).await.unwrap();
+    let key = key(service, stored.unwrap().object_id);
+    service.domain().objects.erase(&key, 1).await.unwrap();
+    let report = service.fsck().await;
+    assert_eq!(kinds(&report), [ProblemKind::MissingBytes; 3]);
+    let told = report.problems.iter().map(|problem| problem.file_id);
+    let mut told: Vec<String> = told.map(|file| file.unwrap().to_string()).collect();
+    told.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(told, wanted);
+    for file in wanted {
+        let path = format!("/v1/files/{file}?permanent=true");
+        send(client.delete(&path)).await;
+    }
+    service.assert_holds(0).await;
+}
+
+async fn checksums_are_read_at_a_rate(service: &Service) {
+    for number in 0..2_u8 {
+        let bytes = vec![number; 256 * 1024];
+        service.client("acme").upload("a", bytes).await;
+    }
+    let options = Options {
+        verify_checksums: true,
+        rate: Some(1024 * 1024),
+        ..Options::default()
+    };
+    let began = Instant::now();
+    assert_eq!(kinds(&service.domain().fsck(options).await.unwrap()), []);
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    service.assert_holds(2).await;
 }
 
 async fn a_live_object_without_its_bytes_is_found(service: &Service) {
@@ -192,7 +354,10 @@ async fn a_crashed_upload_is_left_to_its_lease_and_then_removed(service: &Servic
     assert_eq!((report.objects, report.problems.len()), (2, 0), "{report}");
     assert!(report.keys >= 2, "{report}");
 
+    // The reaper may be a moment late.
     service.clock.advance(Duration::from_secs(31));
+    assert_eq!(kinds(&service.fsck().await), []);
+    service.clock.advance(Duration::from_secs(60));
     assert_eq!(kinds(&service.fsck().await), [ProblemKind::ExpiredLease; 2]);
     service.app.domain.reap().await.unwrap();
     // The bytes are gone; the rows stay until nothing can arrive any more.
@@ -275,10 +440,7 @@ async fn bytes_that_changed_are_found(service: &Service) {
         .unwrap()
         .unwrap();
     let path = store.join(key(service, file.object_id).path());
-    let quick = Options {
-        repair: false,
-        verify_checksums: false,
-    };
+    let quick = Options::default();
     for (bytes, seen, looked_into) in [
         (
             "longer than before",
@@ -328,6 +490,8 @@ async fn a_dead_key_that_was_not_deleted_is_found(service: &Service) {
              UPDATE objects SET state = 'dead', refs = 0, delete_at = created_at, forget_at = created_at",
         )
         .await;
+    assert_eq!(kinds(&service.fsck().await), []);
+    service.clock.advance(Duration::from_secs(60));
     assert_eq!(kinds(&service.fsck().await), [ProblemKind::Undeleted]);
     // The reaper's work, which a repair does first.
     assert_eq!(kinds(&repair(service).await), []);
@@ -355,6 +519,7 @@ async fn bytes_on_their_way_without_a_row_are_found_and_removed(service: &Servic
             .any(|problem| problem.object_id == Some(lost))
     );
 
+    service.clock.advance(HOUR);
     let report = repair(service).await;
     assert_eq!(kinds(&report), vec![ProblemKind::UnknownKey; found]);
     assert!(

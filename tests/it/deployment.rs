@@ -215,6 +215,7 @@ async fn environments_in_one_bucket_are_strangers(service: &Service) {
     let options = box_service::domain::fsck::Options {
         repair: true,
         verify_checksums: true,
+        ..Default::default()
     };
     for of in [service, &neighbour] {
         assert_eq!(of.domain().fsck(options).await.unwrap().problems.len(), 0);

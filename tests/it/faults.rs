@@ -7,6 +7,7 @@
 
 mod changes;
 mod deeds;
+mod generation;
 mod imports;
 mod late;
 mod model;

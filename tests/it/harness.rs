@@ -7,5 +7,6 @@ pub mod database;
 pub mod inside;
 pub mod issuer;
 pub mod origin;
+pub mod proxy;
 pub mod raw;
 pub mod service;

@@ -215,6 +215,21 @@ impl Fixture {
         inserted.await.unwrap();
     }
 
+    /// The files that disagree with their objects, looked for in pages of so many.
+    async fn broken_files(&self, limit: u32) -> Vec<(FileId, ObjectId)> {
+        let (mut after, mut found) = (None, Vec::new());
+        loop {
+            let mut reader = self.reader().await;
+            let page = reader.conn().file_broken_page(after, limit).await.unwrap();
+            let Some((last, broken)) = page else {
+                return found;
+            };
+            assert!(after < Some(last));
+            after = Some(last);
+            found.extend(broken);
+        }
+    }
+
     async fn get(&self, id: FileId) -> Option<File> {
         let mut reader = self.reader().await;
         reader.conn().file_get(&self.tenant, id).await.unwrap()

@@ -13,7 +13,7 @@ use box_service::error::{Kind, Result};
 use box_service::id::ObjectId;
 use box_service::objects::keys::{Named, ObjectKey};
 use box_service::objects::{
-    ByteStream, CALL_TIMEOUT, Found, Lease, Listed, Objects, S3Settings, Settings,
+    ByteStream, CALL_TIMEOUT, Found, Lease, Listed, Marked, Objects, S3Settings, Settings,
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -198,6 +198,8 @@ conformance!(
     a_long_list,
     the_marker_is_made_once,
     one_of_many_makes_the_marker,
+    the_marker_is_replaced_only_as_it_was_found,
+    what_was_listed_is_there_until_it_is_erased,
     a_short_lease_refuses_to_write,
     a_lease_that_ends_meanwhile_refuses_to_go_on,
     a_signed_url,
@@ -483,8 +485,9 @@ async fn the_root_is_exact(fixture: Fixture) {
         writer.write(vec![content(9 * MIB)]).await.unwrap();
         assert!(
             objects
-                .marker_create(
+                .marker_write(
                     ObjectId::new(fixture.clock.now()),
+                    None,
                     Bytes::from_static(b"here")
                 )
                 .await
@@ -533,20 +536,17 @@ async fn the_marker_is_made_once(fixture: Fixture) {
     let aside = || ObjectId::new(fixture.clock.now());
     assert!(
         objects
-            .marker_create(aside(), Bytes::from_static(b"one"))
+            .marker_write(aside(), None, Bytes::from_static(b"one"))
             .await
             .unwrap()
     );
     assert!(
         !objects
-            .marker_create(aside(), Bytes::from_static(b"two"))
+            .marker_write(aside(), None, Bytes::from_static(b"two"))
             .await
             .unwrap()
     );
-    assert_eq!(
-        objects.marker_get().await.unwrap().as_deref(),
-        Some(&b"one"[..])
-    );
+    assert_eq!(marker(objects).await, Some(Bytes::from_static(b"one")));
     let listed = fixture.listed().await;
     assert_eq!(listed.len(), 1, "{listed:?}");
     assert_eq!(objects.root().parse(&listed[0].path), Named::Marker);
@@ -560,7 +560,7 @@ async fn one_of_many_makes_the_marker(fixture: Fixture) {
             (
                 number,
                 objects
-                    .marker_create(aside, Bytes::from(vec![number]))
+                    .marker_write(aside, None, Bytes::from(vec![number]))
                     .await,
             )
         }
@@ -573,10 +573,53 @@ async fn one_of_many_makes_the_marker(fixture: Fixture) {
         .map(|(number, _)| *number)
         .collect();
     assert_eq!(winners.len(), 1, "{made:?}");
-    assert_eq!(
-        fixture.objects.marker_get().await.unwrap().as_deref(),
-        Some(&winners[..])
-    );
+    assert_eq!(marker(&fixture.objects).await, Some(Bytes::from(winners)));
+}
+
+async fn marker(objects: &Objects) -> Option<Bytes> {
+    let found = objects.marker_get().await.unwrap();
+    found.map(|marked| marked.content)
+}
+
+async fn the_marker_is_replaced_only_as_it_was_found(fixture: Fixture) {
+    let objects = &fixture.objects;
+    let write = async |found: Option<&Marked>, text: &'static str| {
+        let aside = ObjectId::new(fixture.clock.now());
+        let written = objects.marker_write(aside, found, Bytes::from(text)).await;
+        written.unwrap()
+    };
+    assert!(write(None, "one").await);
+    let one = objects.marker_get().await.unwrap();
+    assert!(write(one.as_ref(), "two").await);
+    for stale in [one.as_ref(), None] {
+        assert!(!write(stale, "three").await);
+        assert_eq!(marker(objects).await, Some(Bytes::from_static(b"two")));
+    }
+    let two = objects.marker_get().await.unwrap();
+    assert!(write(two.as_ref(), "three").await);
+    assert_eq!(marker(objects).await, Some(Bytes::from_static(b"three")));
+    let listed = fixture.listed().await;
+    assert_eq!(listed.len(), 1, "{listed:?}");
+}
+
+async fn what_was_listed_is_there_until_it_is_erased(fixture: Fixture) {
+    let objects = &fixture.objects;
+    let (finished, unfinished) = (fixture.key(), fixture.key());
+    put(objects, fixture.lease(), &finished, &content(7), 7).await;
+    let mut writer = objects.write(&unfinished, 1, None, fixture.lease());
+    writer.write(vec![content(9 * MIB)]).await.unwrap();
+    let listed = fixture.listed().await;
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    for listed in &listed {
+        assert!(objects.is_there(listed).await.unwrap(), "{listed:?}");
+    }
+    drop(writer);
+    for key in [&finished, &unfinished] {
+        objects.erase(key, 1).await.unwrap();
+    }
+    for listed in &listed {
+        assert!(!objects.is_there(listed).await.unwrap(), "{listed:?}");
+    }
 }
 
 async fn a_short_lease_refuses_to_write(fixture: Fixture) {

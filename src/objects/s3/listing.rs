@@ -11,7 +11,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{ATTEMPTS, S3, in_time};
+use super::retries::is_transient;
+use super::{S3, in_time};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::objects::Listed;
@@ -106,19 +107,21 @@ impl S3 {
             url.extend(utf8_percent_encode(value, QUERY));
         }
         let document = in_time(async {
-            let mut pause = self.inner.first_pause;
-            for _ in 1..ATTEMPTS {
-                match self.fetch_once(&url).await {
-                    Err(Unfetched::Transient(_)) => {}
-                    other => return other,
+            let mut tries = 0;
+            loop {
+                tries += 1;
+                let error = match self.fetch_once(&url).await {
+                    Err(Unfetched::Transient(error)) => error,
+                    Err(Unfetched::Final(error)) => return Err(error),
+                    Ok(document) => return Ok(document),
+                };
+                match self.inner.retries.pause(tries) {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return Err(error),
                 }
-                tokio::time::sleep(pause).await;
-                pause *= 2;
             }
-            self.fetch_once(&url).await
         })
-        .await?
-        .map_err(|(Unfetched::Transient(error) | Unfetched::Final(error))| error)?;
+        .await??;
         let document = std::str::from_utf8(&document).map_err(Error::unavailable)?;
         quick_xml::de::from_str(document).map_err(Error::unavailable)
     }
@@ -150,9 +153,10 @@ impl S3 {
         let error = Error::unavailable(format!(
             "the store answered a listing with {status}: {text}"
         ));
-        Err(match status.as_u16() {
-            408 | 429 | 500.. => Unfetched::Transient(error),
-            _ => Unfetched::Final(error),
+        Err(if is_transient(status) {
+            Unfetched::Transient(error)
+        } else {
+            Unfetched::Final(error)
         })
     }
 }

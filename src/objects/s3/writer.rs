@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use object_store::client::{HttpError, HttpErrorKind};
@@ -12,7 +11,8 @@ use object_store::{MultipartId, ObjectStoreExt, PutPayload};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{ATTEMPTS, S3, in_time, is_absent, late, path};
+use super::retries::Retries;
+use super::{S3, in_time, is_absent, late, path};
 use crate::error::{Error, Result};
 use crate::objects::{CALL_TIMEOUT, Found, Lease};
 
@@ -127,7 +127,7 @@ impl Writer {
                 let payload = self.filling.payload();
                 let path = &path;
                 let put = || store.strict.put(path, payload.clone());
-                call(&self.lease, &self.open_calls, store.first_pause, put).await?;
+                call(&self.lease, &self.open_calls, &store.retries, put).await?;
             }
             Some(upload) => {
                 let upload = upload.clone();
@@ -144,7 +144,7 @@ impl Writer {
                         .strict
                         .complete_multipart(&path, &upload, parts.clone())
                 };
-                match call(&self.lease, &self.open_calls, store.first_pause, complete).await {
+                match call(&self.lease, &self.open_calls, &store.retries, complete).await {
                     Ok(_) => {}
                     // An earlier try may have completed it.
                     Err(Failed::Answered(error)) if is_absent(&error) => {
@@ -223,7 +223,7 @@ impl Writer {
             Some(upload) => upload.clone(),
             None => {
                 let create = || store.strict.create_multipart(&path);
-                let upload = call(&self.lease, &self.open_calls, store.first_pause, create).await?;
+                let upload = call(&self.lease, &self.open_calls, &store.retries, create).await?;
                 self.stray_upload = !self.settled();
                 self.upload.insert(upload).clone()
             }
@@ -241,7 +241,7 @@ impl Writer {
                 let payload = pieces.iter().cloned().collect();
                 store.strict.put_part(&path, &upload, index, payload)
             };
-            let id = call(&lease, &open_calls, store.first_pause, put).await?;
+            let id = call(&lease, &open_calls, &store.retries, put).await?;
             Ok(Sent { index, id, pieces })
         });
         Ok(())
@@ -390,7 +390,7 @@ impl From<Failed> for Error {
 async fn call<T, F>(
     lease: &Lease,
     open_calls: &OpenCalls,
-    first_pause: Duration,
+    retries: &Retries,
     attempt: impl Fn() -> F,
 ) -> Result<T, Failed>
 where
@@ -398,7 +398,6 @@ where
 {
     lease.outlasts(CALL_TIMEOUT).map_err(Failed::Unanswered)?;
     let deadline = Instant::now() + CALL_TIMEOUT;
-    let mut pause = first_pause;
     let mut tries = 0;
     loop {
         tries += 1;
@@ -422,11 +421,11 @@ where
             }
             Outcome::Unknown => true,
         };
-        if !retry || tries >= ATTEMPTS || Instant::now() + pause >= deadline {
-            return Err(Failed::Answered(error));
+        let pause = retries.pause(tries).filter(|_| retry);
+        match pause.filter(|pause| Instant::now() + *pause < deadline) {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => return Err(Failed::Answered(error)),
         }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
     }
 }
 

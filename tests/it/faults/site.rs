@@ -151,6 +151,19 @@ impl Site {
         })
     }
 
+    /// Another replica raises the generation meanwhile.
+    pub fn raised(&self) -> Pause {
+        let other = self.other.clone();
+        Arc::new(move || {
+            let other = other.clone();
+            async move {
+                // Fails where the one that stands still has a transaction open.
+                let _ = other.generation_raise().await;
+            }
+            .boxed()
+        })
+    }
+
     /// Everything that may be due by and by is done, and nothing can arrive any more.
     pub async fn settle(&self, by: &Domain) {
         by.reap().await.unwrap();
@@ -169,8 +182,8 @@ impl Site {
 
     pub async fn fsck(&self, by: &Domain) -> Report {
         let options = Options {
-            repair: false,
             verify_checksums: true,
+            ..Options::default()
         };
         by.fsck(options).await.unwrap()
     }

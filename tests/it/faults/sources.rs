@@ -42,16 +42,19 @@ fn s3_has_one_client_for_its_bucket() {
 
 #[test]
 fn the_database_has_one_way_in_for_reads_and_one_for_writes() {
-    let text = source("metadata.rs");
-    for (way, times) in [
-        ("pool.acquire()", 3),
-        ("pool.begin()", 1),
-        ("readers().acquire()", 1),
+    for (file, way, times) in [
+        ("metadata.rs", "readers().acquire()", 1),
+        ("metadata.rs", "pool.lease()", 1),
+        // For a write, a check of the schema, and migrations.
+        ("metadata/postgres.rs", "self.lease()", 1),
+        ("metadata/postgres.rs", "pool.lease()", 1),
+        ("metadata/postgres.rs", "pool.acquire()", 2),
+        ("metadata/postgres.rs", ".begin()", 1),
     ] {
         assert_eq!(
-            text.matches(way).count(),
+            source(file).matches(way).count(),
             times,
-            "{way}: a way past the fault points?"
+            "{way} in {file}: a way past the fault points?"
         );
     }
 }

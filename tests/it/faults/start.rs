@@ -3,9 +3,19 @@
 use std::time::Duration;
 
 use box_service::app;
+use box_service::clock::Clock;
+use box_service::config::Config;
+use box_service::domain::Domain;
+use box_service::error::Result;
 use box_service::faults::{Fault, Faults};
 
 use crate::harness::service::{Pair, Parts, config, laid_over, start_of_time};
+
+async fn start(config: &Config, clock: Clock, faults: Faults) -> Result<Domain> {
+    let domain = app::open_domain_with(config, false, clock, faults).await?;
+    domain.generation_raise().await?;
+    Ok(domain)
+}
 
 /// A start that failed or died at any point is followed by one that succeeds, and nothing is left
 /// that nobody answers for.
@@ -28,7 +38,7 @@ async fn walk(pair: Pair) {
             let opened = tokio::select! {
                 biased;
                 () = faults.crashed() => None,
-                opened = app::open_domain_with(&config, false, clock.clone(), faults.clone()) => Some(opened),
+                opened = start(&config, clock.clone(), faults.clone()) => Some(opened),
             };
             let walked = faults.disarm();
             if let Some(Ok(domain)) = opened {
@@ -37,8 +47,9 @@ async fn walk(pair: Pair) {
                 assert!(walked.fired);
             }
 
-            let again = app::open_domain(&config, false, clock.clone()).await;
+            let again = start(&config, clock.clone(), Faults::none()).await;
             let domain = again.unwrap_or_else(|error| panic!("{error} after {walked:?}"));
+            assert!(!domain.is_older(), "after {walked:?}");
             domain.reap().await.unwrap();
             clock.advance(Duration::from_secs(86_400));
             domain.reap().await.unwrap();

@@ -45,21 +45,37 @@ impl Database {
                 })
             }
             Kind::Postgres => {
-                let server = postgres_server()?;
-                // The id tells when it was made, should a killed test leave it behind.
-                let id = ObjectId::new(Clock::system().now());
-                let name = format!("boxtest_{}", id.as_uuid().simple());
                 // Not the default template: a session that happens to look at it would be in the way.
-                let sql = format!("CREATE DATABASE {name} TEMPLATE template0");
-                execute(&server, sql).await.unwrap();
-                let mut url = server.clone();
-                url.set_path(&name);
-                Some(Self {
-                    url: url.into(),
-                    home: Home::Server { url: server, name },
-                })
+                Some(Self::create_on(postgres_server()?, "template0").await)
             }
         }
+    }
+
+    async fn create_on(server: Url, template: &str) -> Self {
+        // The id tells when it was made, should a killed test leave it behind.
+        let id = ObjectId::new(Clock::system().now());
+        let name = format!("boxtest_{}", id.as_uuid().simple());
+        let sql = format!("CREATE DATABASE {name} TEMPLATE {template}");
+        execute(&server, sql).await.unwrap();
+        let mut url = server.clone();
+        url.set_path(&name);
+        Self {
+            url: url.into(),
+            home: Home::Server { url: server, name },
+        }
+    }
+
+    /// A copy of another one that nothing is connected to, as a backup has it.
+    pub async fn copy_of(url: &str) -> Self {
+        if let Some(file) = url.strip_prefix("sqlite:") {
+            let copy = Self::create(Kind::Sqlite).await.unwrap();
+            std::fs::copy(file, copy.url.strip_prefix("sqlite:").unwrap()).unwrap();
+            return copy;
+        }
+        let source: Url = url.parse().unwrap();
+        let source = source.path().trim_start_matches('/');
+        let server = postgres_server().unwrap();
+        Self::create_on(server, source).await
     }
 
     pub fn url(&self) -> &str {

@@ -185,8 +185,8 @@ impl Service {
     /// What `box fsck` says, with checksums verified.
     pub async fn fsck(&self) -> fsck::Report {
         let options = fsck::Options {
-            repair: false,
             verify_checksums: true,
+            ..fsck::Options::default()
         };
         self.app.domain.fsck(options).await.unwrap()
     }

@@ -18,7 +18,7 @@ conformance!(
     numbers_in_metadata_are_kept,
     the_trash_is_swept_the_oldest_first,
     expired_files_are_swept_the_oldest_first,
-    a_file_of_an_object_is_found,
+    the_files_of_an_object_are_found,
     broken_files_are_found,
 );
 
@@ -296,24 +296,24 @@ async fn expired_files_are_swept_the_oldest_first(fixture: Fixture) {
     assert_eq!(due(at(99), 10).await.len(), 4);
 }
 
-async fn a_file_of_an_object_is_found(fixture: Fixture) {
+async fn the_files_of_an_object_are_found(fixture: Fixture) {
     let object = fixture.live().await;
-    let find = async |object| {
-        fixture
-            .reader()
-            .await
-            .conn()
-            .file_of_object(object)
-            .await
-            .unwrap()
+    let find = async |after, limit| {
+        let mut reader = fixture.reader().await;
+        let mut conn = reader.conn();
+        let page = conn.file_of_object_page(object, after, limit).await;
+        page.unwrap()
     };
-    assert_eq!(find(object).await, None);
+    assert_eq!(find(None, 9).await, []);
     fixture.insert(&fixture.file(2, object)).await;
     let mut strange = fixture.file(1, object);
     strange.tenant = tenant("other");
     fixture.insert(&strange).await;
     fixture.insert(&fixture.file(3, fixture.live().await)).await;
-    assert_eq!(find(object).await, Some(file_id(1)));
+    assert_eq!(find(None, 9).await, [file_id(1), file_id(2)]);
+    assert_eq!(find(None, 1).await, [file_id(1)]);
+    assert_eq!(find(Some(file_id(1)), 1).await, [file_id(2)]);
+    assert_eq!(find(Some(file_id(2)), 1).await, []);
 }
 
 async fn broken_files_are_found(fixture: Fixture) {
@@ -364,21 +364,6 @@ async fn broken_files_are_found(fixture: Fixture) {
         .map(|file| (file.id, file.object_id))
         .collect();
     for limit in [1, 3, 100] {
-        let mut found: Vec<(FileId, ObjectId)> = Vec::new();
-        loop {
-            let after = found.last().copied();
-            let page = fixture
-                .reader()
-                .await
-                .conn()
-                .file_broken_page(after, limit)
-                .await
-                .unwrap();
-            if page.is_empty() {
-                break;
-            }
-            found.extend(page);
-        }
-        assert_eq!(found, wanted);
+        assert_eq!(fixture.broken_files(limit).await, wanted);
     }
 }

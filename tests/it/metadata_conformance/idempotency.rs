@@ -188,7 +188,11 @@ async fn a_claim_shows_its_lease_while_its_object_is_written(fixture: Fixture) {
         Some(claimed(at(5), Some(at(300))))
     );
     // It lasts as long as the row says, also when that time has passed.
-    let expired = change!(fixture.metadata, |tx| tx.object_expire_leases(at(300), 10));
+    let expired = change!(fixture.metadata, |tx| tx.object_expire_leases(
+        at(300),
+        at(300),
+        10
+    ));
     assert_eq!(expired.await.unwrap().len(), 1);
     assert_eq!(fixture.record(&key).await, Some(claimed(at(5), None)));
 

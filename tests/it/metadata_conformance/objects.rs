@@ -289,7 +289,13 @@ async fn leases_that_ran_out_expire(fixture: Fixture) {
     let running = fixture.writing(at(100).plus(MICROSECOND), at(200)).await;
     let live = fixture.live().await;
     let dead = fixture.dead(at(5)).await;
-    let expire = || change!(fixture.metadata, |tx| tx.object_expire_leases(at(100), 10));
+    let expire = || {
+        change!(fixture.metadata, |tx| tx.object_expire_leases(
+            at(100),
+            at(100),
+            10
+        ))
+    };
     assert_eq!(expire().await.unwrap().len(), 1);
 
     let object = fixture.object(expired).await;
@@ -309,7 +315,13 @@ async fn leases_expire_in_batches_the_oldest_first(fixture: Fixture) {
     for lease_until in [at(30), at(10), at(20)] {
         ids.push(fixture.writing(lease_until, at(200)).await);
     }
-    let expire = || change!(fixture.metadata, |tx| tx.object_expire_leases(at(100), 2));
+    let expire = || {
+        change!(fixture.metadata, |tx| tx.object_expire_leases(
+            at(100),
+            at(100),
+            2
+        ))
+    };
     assert_eq!(expire().await.unwrap().len(), 2);
     assert_eq!(fixture.object(ids[0]).await.state, State::Writing);
     assert_eq!(fixture.object(ids[1]).await.state, State::Dead);
@@ -541,7 +553,7 @@ async fn objects_are_paged_by_id(fixture: Fixture) {
             if page.is_empty() {
                 break;
             }
-            found.extend(page.iter().map(|object| object.id));
+            found.extend(page.iter().map(|row| row.object.id));
         }
         assert_eq!(found, wanted);
     }

@@ -93,6 +93,7 @@ async fn a_deployment_is_claimed_once(fixture: Fixture) {
         environment: "production".to_owned(),
         database_id: Uuid::from_u128(1),
         marked: false,
+        raising: 0,
     };
     assert_eq!(claim("production", 1).await.unwrap(), first);
     // Who comes later is told whose it is.
@@ -103,7 +104,7 @@ async fn a_deployment_is_claimed_once(fixture: Fixture) {
             .fetch_one(c.ready().await.unwrap())
             .await
             .unwrap(),
-        Conn::Postgres(c) => sqlx::query_scalar(COUNT).fetch_one(c).await.unwrap(),
+        Conn::Postgres(c, _) => sqlx::query_scalar(COUNT).fetch_one(c).await.unwrap(),
     };
     assert_eq!(rows, 1);
 }

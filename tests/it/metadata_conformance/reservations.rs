@@ -63,7 +63,11 @@ impl Fixture {
     }
 
     async fn expire(&self, now: i64, limit: u32) -> Vec<(String, i64, i64)> {
-        let expired = change!(self.metadata, |tx| tx.object_expire_leases(at(now), limit));
+        let expired = change!(self.metadata, |tx| tx.object_expire_leases(
+            at(now),
+            at(now),
+            limit
+        ));
         let mut expired: Vec<(String, i64, i64)> = expired
             .await
             .unwrap()

@@ -69,9 +69,7 @@ impl Fixture {
     }
 
     pub(super) async fn drifts(&self) -> Vec<Drift> {
-        change!(self.metadata, |tx| tx.usage_drifts())
-            .await
-            .unwrap()
+        self.reader().await.conn().usage_drifts().await.unwrap()
     }
 
     pub(super) async fn mend(&self, name: &str) -> bool {

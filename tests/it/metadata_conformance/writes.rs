@@ -542,7 +542,7 @@ async fn postgres_tries_again_after_a_serialisation_failure_but_not_for_ever() {
             async move {
                 tx.event_insert(event).await?;
                 if tries.fetch_add(1, Ordering::SeqCst) < failures {
-                    let Conn::Postgres(c) = tx else {
+                    let Conn::Postgres(c, _) = tx else {
                         unreachable!()
                     };
                     sqlx::raw_sql(
@@ -576,7 +576,7 @@ async fn postgres_ends_a_statement_that_takes_too_long() {
     let metadata = Metadata::open(&impatient).await.unwrap();
     let slept = metadata.write((), |tx, ()| {
         async move {
-            let Conn::Postgres(c) = tx else {
+            let Conn::Postgres(c, _) = tx else {
                 unreachable!()
             };
             sqlx::raw_sql("SELECT pg_sleep(60)")

@@ -71,7 +71,7 @@ async fn usage_takes_no_parameters(service: &Service) {
 async fn repair(service: &Service) -> Report {
     let options = Options {
         repair: true,
-        verify_checksums: false,
+        ..Options::default()
     };
     service.domain().fsck(options).await.unwrap()
 }
