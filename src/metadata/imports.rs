@@ -19,6 +19,7 @@ use crate::id::{ClaimId, FileId, ImportId, Tenant};
 use super::Conn;
 use super::files::Metadata;
 use super::objects::{signed, unsigned};
+use super::postgres::in_time;
 
 /// Rows of counts that an import has on PostgreSQL, so that those who end its items at the same time
 /// need not wait for each other's commits. SQLite has one writer, and needs one row.
@@ -340,8 +341,9 @@ impl Conn<'_> {
         }
         let json = serde_json::to_string(items).map_err(Error::internal)?;
         match self {
-            Self::Postgres(c) => {
-                sqlx::query(insert!(
+            Self::Postgres(c, patience) => {
+                let statement = async {
+                    sqlx::query(insert!(
                     "SELECT $1, $2, $3, 0, 0, number, url, host, name, metadata, size, sha256, md5,
                             CASE WHEN fault IS NULL THEN headers END,
                             CASE WHEN fault IS NULL THEN 'pending' ELSE 'failed' END,
@@ -355,6 +357,9 @@ impl Conn<'_> {
                 .bind(json)
                 .execute(&mut **c)
                 .await?;
+                    Ok(())
+                };
+                in_time(*patience, statement).await?;
             }
             Self::Sqlite(c) => {
                 sqlx::query(insert!(
@@ -394,8 +399,7 @@ impl Conn<'_> {
         ended: &Ended,
     ) -> Result<()> {
         let dropped = match self {
-            Self::Postgres(c) => {
-                sqlx::query(
+            Self::Postgres(c, patience) => {let statement = async { Ok(sqlx::query(
                     "UPDATE import_items SET state = 'cancelled', headers = NULL, error_type = $4, error_detail = $5
                      WHERE import_id = $1 AND tenant = $2 AND state = 'pending' AND number = ANY($3)",
                 )
@@ -406,8 +410,9 @@ impl Conn<'_> {
                 .bind(ended.error_detail())
                 .execute(&mut **c)
                 .await?
-                .rows_affected()
-            }
+                .rows_affected()) };
+ in_time(*patience, statement).await?
+}
             Self::Sqlite(c) => {
                 sqlx::query(
                     "UPDATE import_items SET state = 'cancelled', headers = NULL, error_type = $4, error_detail = $5
@@ -574,16 +579,16 @@ impl Conn<'_> {
                 .fetch_optional(c.ready().await?)
                 .await?
             }
-            Self::Postgres(c) => {
-                sqlx::query_as(
+            Self::Postgres(c, patience) => {let statement = async { Ok(sqlx::query_as(
                     "SELECT state, options FROM imports
                      WHERE tenant = $1 AND id = $2 AND state <> 'receiving' FOR UPDATE",
                 )
                 .bind(tenant)
                 .bind(id)
                 .fetch_optional(&mut **c)
-                .await?
-            }
+                .await?) };
+ in_time(*patience, statement).await?
+}
         };
         found
             .map(|(state, options)| Ok((State::read(&state)?, options)))
@@ -792,19 +797,22 @@ impl Conn<'_> {
             };
         }
         let found: Vec<ClaimedRow> = match self {
-            Self::Postgres(c) => {
-                sqlx::query_as(claim!(
-                    "SELECT number FROM import_items
+            Self::Postgres(c, patience) => {
+                let statement = async {
+                    Ok(sqlx::query_as(claim!(
+                        "SELECT number FROM import_items
                      WHERE import_id = $1 AND tenant = $2 AND state = 'pending' AND number = ANY($3)
                      FOR UPDATE SKIP LOCKED"
-                ))
-                .bind(id)
-                .bind(tenant)
-                .bind(numbers)
-                .bind(claim)
-                .bind(lease_until)
-                .fetch_all(&mut **c)
-                .await?
+                    ))
+                    .bind(id)
+                    .bind(tenant)
+                    .bind(numbers)
+                    .bind(claim)
+                    .bind(lease_until)
+                    .fetch_all(&mut **c)
+                    .await?)
+                };
+                in_time(*patience, statement).await?
             }
             Self::Sqlite(c) => {
                 sqlx::query_as(claim!("SELECT value FROM json_each($3)"))
@@ -963,7 +971,7 @@ impl Conn<'_> {
     /// Records a change of the counts. Late in its transaction, for others wait for the row from here on.
     pub async fn import_count(&mut self, id: ImportId, change: Counts) -> Result<()> {
         let shard = match self {
-            Self::Postgres(_) => rand::random_range(0..SHARDS),
+            Self::Postgres(..) => rand::random_range(0..SHARDS),
             Self::Sqlite(_) => 0,
         };
         run!(
