@@ -13,6 +13,7 @@ use crate::domain::health::Health;
 use crate::domain::{Ahead, Domain, Rules};
 use crate::error::Result;
 use crate::faults::Faults;
+use crate::fetch::Fetcher;
 use crate::metadata::{self, Metadata};
 use crate::objects::Objects;
 
@@ -80,6 +81,7 @@ pub async fn open_domain_with(
     let metadata = open_metadata_with(config, migrate, faults.clone()).await?;
     let objects = Objects::open_with(&config.store_settings(), &config.environment, faults)
         .map_err(|error| error.detailed(format!("can't open the store {}", config.store_url())))?;
+    let fetcher = Fetcher::new(config.fetch.settings(), clock.clone())?;
     let domain = Domain {
         metadata,
         objects,
@@ -89,6 +91,8 @@ pub async fn open_domain_with(
             lease: config.store.lease,
             request_horizon: config.store.request_horizon,
             quota: config.quota.clone(),
+            imports: config.imports.clone(),
+            fetch_timeout: config.fetch.timeout,
             trash_keep: config.trash.keep,
             versions_keep: config.versions.keep,
             versions_max_age: config.versions.max_age,
@@ -96,6 +100,8 @@ pub async fn open_domain_with(
         }),
         died: Arc::default(),
         reaping: Arc::default(),
+        fetcher,
+        queued: Arc::default(),
         older: Arc::default(),
         ahead: Ahead::default(),
     };

@@ -17,6 +17,8 @@ use url::Url;
 mod auth;
 mod cors;
 mod database;
+mod fetch;
+mod imports;
 mod layers;
 mod leaf;
 mod limits;
@@ -34,6 +36,8 @@ use leaf::{Leaf, unlike};
 pub use auth::{Auth, Issuer, JwksUrl, Tenants};
 pub use cors::{Cors, Origin};
 pub use database::{Database, DatabaseUrl};
+pub use fetch::Fetch;
+pub use imports::Imports;
 pub use layers::{Overrides, Sources};
 pub use limits::{ContentTypePattern, Limits};
 pub use quota::{Quota, TenantQuota};
@@ -68,6 +72,8 @@ pub struct Config {
     pub quota: Quota,
     pub trash: Trash,
     pub versions: Versions,
+    pub imports: Imports,
+    pub fetch: Fetch,
     pub cors: Cors,
     pub urls: Urls,
     pub reaper: Reaper,
@@ -88,6 +94,8 @@ impl Default for Config {
             quota: Quota::default(),
             trash: Trash::default(),
             versions: Versions::default(),
+            imports: Imports::default(),
+            fetch: Fetch::default(),
             cors: Cors::default(),
             urls: Urls::default(),
             reaper: Reaper::default(),
@@ -198,6 +206,8 @@ impl Config {
         self.store.check()?;
         self.auth.check(&self.environment)?;
         self.limits.check()?;
+        self.imports.check()?;
+        self.fetch.check()?;
         positive("reaper.interval", self.reaper.interval)?;
         let largest = Limits::default().max_file_size;
         if matches!(self.store_url(), StoreUrl::S3 { .. }) && self.limits.max_file_size > largest {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
 use crate::clock::Clock;
-use crate::config::{Limits, Quota};
+use crate::config::{Imports, Limits, Quota};
+use crate::fetch::Fetcher;
 use crate::id::Tenant;
 use crate::metadata::Metadata;
 use crate::objects::Objects;
@@ -22,6 +23,7 @@ pub mod deployment;
 pub mod files;
 pub mod fsck;
 pub mod health;
+pub mod imports;
 pub mod once;
 pub mod properties;
 pub mod quota;
@@ -39,6 +41,9 @@ pub struct Rules {
     pub request_horizon: Duration,
     /// What each tenant may keep.
     pub quota: Quota,
+    pub imports: Imports,
+    /// How long one attempt at a URL may take.
+    pub fetch_timeout: Duration,
     /// How many earlier contents of a file are kept, and for how long after they were replaced.
     pub versions_keep: u32,
     pub versions_max_age: Option<Duration>,
@@ -60,6 +65,9 @@ pub struct Domain {
     /// One round at a time in this process: a second one would find the rows claimed, and end
     /// before what is due is done.
     pub reaping: Arc<Mutex<()>>,
+    pub fetcher: Fetcher,
+    /// Told when there are items to fetch, or some that are not to be fetched any more.
+    pub queued: Arc<Notify>,
     /// Whether the database was found to be older than the store.
     pub older: Arc<AtomicBool>,
     pub ahead: Ahead,

@@ -21,6 +21,7 @@ mod files;
 pub mod fuzzing;
 mod guard;
 mod health;
+mod imports;
 mod list;
 mod me;
 pub mod media_type;
@@ -58,6 +59,8 @@ pub enum Takes {
     File,
     /// A small JSON document.
     Json,
+    /// Any number of items, one after the other.
+    Items,
 }
 
 pub struct Route {
@@ -73,8 +76,8 @@ pub struct Route {
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
     use Access::{Public, Scope as Needs, Signed, Token};
-    use Scope::{FilesDelete, FilesRead, FilesWrite};
-    use Takes::{File, Json, Nothing};
+    use Scope::{FilesDelete, FilesRead, FilesWrite, ImportsRead, ImportsWrite};
+    use Takes::{File, Items, Json, Nothing};
     vec![
         route("uploadFile",             Method::POST,   "/v1/files",                                   Needs(FilesWrite),  File,    post(upload::upload)),
         route("listFiles",              Method::GET,    "/v1/files",                                   Needs(FilesRead),   Nothing, get(list::list)),
@@ -90,6 +93,13 @@ pub fn routes() -> Vec<Route> {
         route("listFileVersions",       Method::GET,    "/v1/files/{id}/versions",                     Needs(FilesRead),   Nothing, get(versions::list)),
         route("getFileVersionContent",  Method::GET,    "/v1/files/{id}/versions/{version}/content",   Needs(FilesRead),   Nothing, get(content::version)),
         route("restoreFileVersion",     Method::POST,   "/v1/files/{id}/versions/{version}/restore",   Needs(FilesWrite),  Nothing, post(versions::restore)),
+        route("createImport",           Method::POST,   "/v1/imports",                                 Needs(ImportsWrite), Items,  post(imports::create)),
+        route("listImports",            Method::GET,    "/v1/imports",                                 Needs(ImportsRead), Nothing, get(imports::list)),
+        route("getImport",              Method::GET,    "/v1/imports/{id}",                            Needs(ImportsRead), Nothing, get(imports::get)),
+        route("listImportItems",        Method::GET,    "/v1/imports/{id}/items",                      Needs(ImportsRead), Nothing, get(imports::items)),
+        route("watchImport",            Method::GET,    "/v1/imports/{id}/events",                     Needs(ImportsRead), Nothing, get(imports::events)),
+        route("cancelImport",           Method::POST,   "/v1/imports/{id}/cancel",                     Needs(ImportsWrite), Nothing, post(imports::cancel)),
+        route("retryImport",            Method::POST,   "/v1/imports/{id}/retry",                      Needs(ImportsWrite), Nothing, post(imports::retry)),
         route("createSignedUrl",        Method::POST,   "/v1/files/{id}/signed-urls",                  Token,              Json,    post(signed::create)),
         route("getSigned",              Method::GET,    "/s/{token}",                                  Signed,             Nothing, get(signed::get)),
         route("headSigned",             Method::HEAD,   "/s/{token}",                                  Signed,             Nothing, head(signed::head)),

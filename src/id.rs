@@ -59,6 +59,14 @@ id!(
     /// Something that happened.
     EventId
 );
+id!(
+    /// A batch of URLs to fetch.
+    ImportId
+);
+id!(
+    /// A process that fetches the items it has claimed.
+    ClaimId
+);
 
 fn v7(now: Timestamp) -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(now.as_unix_millis(), &rand::random()).into_uuid()

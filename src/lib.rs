@@ -7,7 +7,7 @@
 //! | row | modules | what they know |
 //! |---|---|---|
 //! | 1 | `clock`, `id`, `error`, `faults` | nothing of the others but each other |
-//! | 2 | `telemetry`; `metadata`: the database; `objects`: the store | nothing of each other |
+//! | 2 | `telemetry`; `metadata`: the database; `objects`: the store; `fetch`: outgoing HTTP | nothing of each other |
 //! | 3 | `config` | what can be configured |
 //! | 4 | `auth`: tokens in, principals out; `domain`: the rules | no HTTP, no SQL, no names of keys |
 //! | 5 | `app` | one service, put together from its configuration |
@@ -23,6 +23,7 @@ pub mod config;
 pub mod domain;
 pub mod error;
 pub mod faults;
+pub mod fetch;
 pub mod http;
 pub mod id;
 pub mod metadata;

@@ -61,6 +61,7 @@ mod dialect;
 pub mod events;
 pub mod files;
 pub mod idempotency;
+pub mod imports;
 pub mod objects;
 mod postgres;
 pub mod search;

@@ -164,6 +164,17 @@ impl Objects {
         }
     }
 
+    /// About how many bytes of an object of any size are in memory while it is being written.
+    pub fn held_by_writer(&self) -> usize {
+        const MIB: usize = 1024 * 1024;
+        match &self.backend {
+            // A batch that is written, one that gathers, and what connections hold.
+            Backend::Local(_) => 4 * MIB,
+            // The parts in flight, and the one that is being filled.
+            Backend::S3(_) => 32 * MIB,
+        }
+    }
+
     /// The bytes of `range` (end exclusive; it must lie within the object and must not be empty),
     /// with backpressure. The stream ends with an error, never cleanly, when bytes are missing.
     ///

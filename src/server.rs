@@ -43,6 +43,7 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
         app.config.reaper.interval,
         stopping.clone(),
     ));
+    let importer = tokio::spawn(workers::importer(app.domain.clone(), stopping.clone()));
     let generation = tokio::spawn(workers::generation(app.domain.clone(), stopping.clone()));
 
     let connections = Connections::new(&app);
@@ -62,6 +63,7 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
         tracing::warn!("uploads that were cut off are left to their leases");
     }
     let _ = reaper.await;
+    let _ = importer.await;
     let _ = generation.await;
     app.domain.intents_give_back().await;
     app.domain.metadata.close().await;

@@ -6,6 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::Domain;
 
+mod importer;
+
+pub use importer::importer;
+
 /// Sweeps expired files and the trash, and reaps dead objects, every `interval` and whenever an object died.
 pub async fn reaper(domain: Domain, interval: Duration, stop: CancellationToken) {
     loop {

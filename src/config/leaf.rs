@@ -117,12 +117,21 @@ impl<'de, T: Leaf> Visitor<'de> for LeafVisitor<T> {
     }
 }
 
-/// One item of a list. All lists are of text.
+/// One item of a list: text, or a number as it is written.
 struct Item(String);
 
 impl<'de> de::Deserialize<'de> for Item {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserialize::<String, D>(deserializer).map(Self)
+        #[derive(serde::Deserialize)]
+        #[serde(untagged, expecting = "expected text or a whole number")]
+        enum Written {
+            Number(u64),
+            Text(#[serde(deserialize_with = "deserialize")] String),
+        }
+        Ok(match Written::deserialize(deserializer)? {
+            Written::Number(number) => Self(number.to_string()),
+            Written::Text(text) => Self(text),
+        })
     }
 }
 
@@ -175,6 +184,19 @@ impl Leaf for bool {
 
     fn show(&self) -> Value {
         Value::Bool(*self)
+    }
+}
+
+impl Leaf for u16 {
+    const EXPECTED: &'static str = "a whole number from 0 to 65535";
+    const NATIVE: Native = Native::Integer;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| unlike::<Self>(text))
+    }
+
+    fn show(&self) -> Value {
+        Value::from(*self)
     }
 }
 

@@ -80,6 +80,11 @@ pub struct ContentTypePattern {
 }
 
 impl ContentTypePattern {
+    /// None for what is no pattern.
+    pub fn read(text: &str) -> Option<Self> {
+        Self::parse(text).ok()
+    }
+
     pub fn matches(&self, content_type: &str) -> bool {
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         let Some((kind, subtype)) = essence.split_once('/') else {

@@ -263,8 +263,20 @@ fn a_wrong_value_is_told_with_its_source_its_key_and_what_was_expected() {
             "config.toml: limits.allowed_content_types: expected content types such as image/png or image/*, found \"png\"",
         ),
         (
+            "fetch.allow_ports = [80, 65536]",
+            "config.toml: fetch.allow_ports: expected a whole number from 0 to 65535, found \"65536\"",
+        ),
+        (
+            "fetch.allow_networks = ['10.0.0.0/8', '10.0.0.0/33']",
+            "config.toml: fetch.allow_networks: expected networks such as 10.1.0.0/16 or fd00::/8, found \"10.0.0.0/33\"",
+        ),
+        (
+            "imports.concurrency = 1001",
+            "config.toml: imports.concurrency: must be 1 to 1000",
+        ),
+        (
             "[limits]\nallowed_content_types = [1]",
-            "config.toml: limits.allowed_content_types: expected text without control characters, found a number",
+            "config.toml: limits.allowed_content_types: expected content types such as image/png or image/*, found \"1\"",
         ),
         (
             "[store]\nfsync = 'yes'",

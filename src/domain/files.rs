@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::clock::Timestamp;
 use crate::error::{Error, Invalid, Kind, Result};
 use crate::id::{EventId, FileId, ObjectId, Tenant};
+use crate::metadata::Conn;
 use crate::metadata::events::Event;
 use crate::metadata::idempotency::RequestKey;
 use crate::metadata::objects::{FIRST_EPOCH, State};
@@ -236,19 +237,7 @@ impl Domain {
                         {
                             return Ok(false);
                         }
-                        let reserved = tx
-                            .object_publish(
-                                file.object_id,
-                                FIRST_EPOCH,
-                                now,
-                                file.size,
-                                &sha256,
-                                settled,
-                            )
-                            .await?
-                            .ok_or_else(lease_ran_out)?;
-                        tx.file_insert(file).await?;
-                        tx.event_insert(event).await?;
+                        let reserved = publish(tx, file, event, &sha256, settled, now).await?;
                         let used = Amount {
                             bytes: size,
                             files: 1,
@@ -378,12 +367,12 @@ impl Domain {
             .await
     }
 
-    /// What happened to a file; `detail` is an object, or null for nothing to add.
+    /// What happened to a file or an import; `detail` is an object, or null for nothing to add.
     pub(super) fn event(
         &self,
         caller: &Caller,
         action: &'static str,
-        target: FileId,
+        target: impl ToString,
         detail: Value,
     ) -> Event {
         let at = self.clock.now();
@@ -403,6 +392,26 @@ impl Domain {
             },
         }
     }
+}
+
+/// The rows of a new file over an object that was written; what that had reserved. The tenant's usage is
+/// left to the caller.
+pub(super) async fn publish(
+    tx: &mut Conn<'_>,
+    file: &File,
+    event: &Event,
+    sha256: &[u8; 32],
+    settled: bool,
+    now: Timestamp,
+) -> Result<Amount> {
+    let (object, size) = (file.object_id, file.size);
+    let reserved = tx
+        .object_publish(object, FIRST_EPOCH, now, size, sha256, settled)
+        .await?
+        .ok_or_else(lease_ran_out)?;
+    tx.file_insert(file).await?;
+    tx.event_insert(event).await?;
+    Ok(reserved)
 }
 
 pub(super) fn lease_ran_out() -> Error {

@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, content, files, health, list, me, problem, routes, signed, upload, usage,
-    versions,
+    Access, Takes, content, files, health, imports, list, me, problem, routes, signed, upload,
+    usage, versions,
 };
 
 #[derive(OpenApi)]
@@ -44,6 +44,13 @@ use super::{
         versions::list,
         content::version,
         versions::restore,
+        imports::create,
+        imports::list,
+        imports::get,
+        imports::items,
+        imports::events,
+        imports::cancel,
+        imports::retry,
         usage::get,
         me::get,
         health::live,
@@ -55,6 +62,7 @@ use super::{
     components(schemas(problem::Problem, problem::InvalidPart)),
     tags(
         (name = "files", description = "Files and their contents"),
+        (name = "imports", description = "Lists of URLs that are fetched"),
         (name = "identity", description = "Who calls"),
         (name = "operations", description = "For operators"),
     ),
@@ -122,7 +130,7 @@ pub fn document() -> Document {
         match name {
             // The trash, an Idempotency-Key in use.
             "createSignedUrl" => kinds.extend([Kind::Forbidden, Kind::Gone, Kind::Conflict]),
-            "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" => {
+            "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" | "createImport" => {
                 kinds.push(Kind::Conflict);
             }
             _ => {}
@@ -135,7 +143,7 @@ pub fn document() -> Document {
                 Kind::UnsupportedMediaType,
             ]);
         }
-        if route.takes == Takes::File {
+        if matches!(route.takes, Takes::File | Takes::Items) {
             kinds.extend([
                 Kind::BadRequest,
                 Kind::RequestTimeout,

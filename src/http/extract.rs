@@ -84,9 +84,9 @@ impl<S: Sync> FromRequestParts<S> for Acting {
 }
 
 /// `{id}` of a path. What is no id names nothing: 404.
-pub(super) struct PathId(pub FileId);
+pub(super) struct PathId<T = FileId>(pub T);
 
-impl<S: Send + Sync> FromRequestParts<S> for PathId {
+impl<S: Send + Sync, T: std::str::FromStr> FromRequestParts<S> for PathId<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {

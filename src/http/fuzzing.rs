@@ -6,6 +6,8 @@
 
 mod cursor;
 mod filters;
+mod host;
+mod import;
 mod jwt;
 mod merge_patch;
 mod multipart;
@@ -13,6 +15,8 @@ mod range;
 
 pub use cursor::cursor;
 pub use filters::filters;
+pub use host::host;
+pub use import::import;
 pub use jwt::jwt;
 pub use merge_patch::merge_patch;
 pub use multipart::multipart;
@@ -67,5 +71,5 @@ mod tests {
         };
     }
 
-    corpora!(cursor filters jwt merge_patch multipart range);
+    corpora!(cursor filters host import jwt merge_patch multipart range);
 }

@@ -66,7 +66,8 @@ impl Guard {
             return Ok(());
         };
         let most = match self.takes {
-            Takes::Nothing => return Ok(()),
+            // Items are counted, and bounded one by one.
+            Takes::Nothing | Takes::Items => return Ok(()),
             Takes::Json if length > extract::JSON_BODY => return Err(extract::json_too_large()),
             Takes::Json => return Ok(()),
             Takes::File if extract::is_form(headers) => self.most.saturating_add(FORM_OVERHEAD),

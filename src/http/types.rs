@@ -1,10 +1,14 @@
 //! The shapes of JSON, as clients see them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
+use crate::domain::imports::{self, OnDuplicate};
 use crate::domain::{files, versions};
+use crate::error::{Error, Result};
 
 /// A file.
 #[derive(Serialize, ToSchema)]
@@ -235,3 +239,238 @@ pub struct UploadForm {
 #[schema(value_type = String, format = Binary)]
 #[allow(dead_code, reason = "describes a body that is a stream")]
 pub struct Bytes(Vec<u8>);
+
+/// URLs to fetch.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a body that is read as a stream")]
+pub struct NewImport {
+    #[schema(min_items = 1)]
+    items: Vec<NewImportItem>,
+    options: Option<WantedOptions>,
+}
+
+/// A URL to fetch.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewImportItem {
+    /// http or https, without credentials.
+    #[schema(example = "https://example.com/a.pdf")]
+    pub url: String,
+    /// The file's; else the origin's, or that of the URL's path.
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<files::Metadata>,
+    /// What must come, in bytes.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// What it must hash to, in hexadecimal digits.
+    #[serde(default)]
+    pub sha256: Option<String>,
+    #[serde(default)]
+    pub md5: Option<String>,
+    /// What the origin is sent, and nobody that it redirects to: `accept`, `accept-language`,
+    /// `authorization`, `cookie`, `origin`, `referer`, `user-agent`, `x-api-key`.
+    #[serde(default)]
+    pub headers: Option<BTreeMap<String, String>>,
+}
+
+/// How items are to be fetched. What is absent is as configured.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WantedOptions {
+    /// Items at the same time.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub concurrency: Option<u32>,
+    /// Of them, from one host.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub per_host: Option<u32>,
+    /// How often an item is tried whose failure may pass.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub attempts: Option<u32>,
+    /// For a whole attempt.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub timeout_s: Option<u64>,
+    /// `skip`: an item whose URL an earlier one has is cancelled.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "skip")]
+    pub on_duplicate: Option<OnDuplicate>,
+    /// As `image/png` or `image/*`; an item with another type fails.
+    #[serde(default)]
+    pub allow_content_types: Option<Vec<String>>,
+}
+
+impl From<WantedOptions> for imports::Wanted {
+    fn from(wanted: WantedOptions) -> Self {
+        Self {
+            concurrency: wanted.concurrency,
+            per_host: wanted.per_host,
+            attempts: wanted.attempts,
+            timeout_s: wanted.timeout_s,
+            on_duplicate: wanted.on_duplicate,
+            allow_content_types: wanted.allow_content_types,
+        }
+    }
+}
+
+/// What would become of an import.
+#[derive(Default, Serialize, ToSchema)]
+pub struct DryRun {
+    pub total: u64,
+    /// Items that could be fetched.
+    pub valid: u64,
+    /// The first thousand.
+    pub errors: Vec<ItemError>,
+}
+
+/// What is wrong with an item.
+#[derive(Serialize, ToSchema)]
+pub struct ItemError {
+    /// Counts from 0.
+    pub index: u64,
+    /// A JSON pointer (RFC 6901) into the item.
+    #[schema(example = "/url")]
+    pub pointer: String,
+    pub detail: String,
+}
+
+/// URLs that are fetched, one by one.
+#[derive(Serialize, ToSchema)]
+pub struct Import {
+    #[schema(format = "uuid")]
+    pub id: String,
+    /// `running`; `done` once nothing is left to do, failed items included; `cancelled`.
+    #[schema(example = "running")]
+    pub state: &'static str,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub finished_at: Option<Timestamp>,
+    pub counts: ImportCounts,
+    /// Of the files that were made.
+    pub bytes_done: i64,
+    pub options: ImportOptions,
+}
+
+/// How many items are in each state.
+#[derive(Serialize, ToSchema)]
+pub struct ImportCounts {
+    pub total: i64,
+    pub pending: i64,
+    pub fetching: i64,
+    pub done: i64,
+    pub failed: i64,
+    pub cancelled: i64,
+}
+
+/// How the items of an import are fetched.
+#[derive(Serialize, ToSchema)]
+pub struct ImportOptions {
+    pub concurrency: u32,
+    pub per_host: u32,
+    pub attempts: u32,
+    pub timeout_s: u64,
+    /// `keep` or `skip`.
+    #[schema(value_type = String, example = "keep")]
+    pub on_duplicate: OnDuplicate,
+    pub allow_content_types: Vec<String>,
+}
+
+impl TryFrom<imports::Import> for Import {
+    type Error = Error;
+
+    fn try_from(import: imports::Import) -> Result<Self> {
+        let options = imports::Options::read(&import.options)?;
+        let counts = import.counts;
+        Ok(Self {
+            id: import.id.to_string(),
+            state: import.state.as_str(),
+            created_at: import.created_at,
+            finished_at: import.finished_at,
+            counts: ImportCounts {
+                total: counts.total(),
+                pending: counts.pending,
+                fetching: counts.fetching,
+                done: counts.done,
+                failed: counts.failed,
+                cancelled: counts.cancelled,
+            },
+            bytes_done: counts.bytes,
+            options: ImportOptions {
+                concurrency: options.concurrency,
+                per_host: options.per_host,
+                attempts: options.attempts,
+                timeout_s: options.timeout_s,
+                on_duplicate: options.on_duplicate,
+                allow_content_types: options.allow_content_types,
+            },
+        })
+    }
+}
+
+/// One page of imports, the newest first.
+#[derive(Serialize, ToSchema)]
+pub struct ImportPage {
+    pub items: Vec<Import>,
+    /// What to send as `cursor` for the next page; null on the last one.
+    pub next_cursor: Option<String>,
+}
+
+/// What became of a URL.
+#[derive(Serialize, ToSchema)]
+pub struct ImportItem {
+    /// Counts from 0, as the items were sent.
+    pub index: i64,
+    pub url: String,
+    /// `pending`, `fetching`, `done`, `failed` or `cancelled`.
+    #[schema(example = "done")]
+    pub state: &'static str,
+    /// How often it was tried, or is being tried.
+    pub attempts: i64,
+    /// Of the last answer.
+    pub http_status: Option<i64>,
+    /// Of the last attempt that failed.
+    pub error: Option<ImportItemError>,
+    pub file_id: Option<String>,
+    /// Of the file that was made.
+    pub bytes: Option<i64>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct ImportItemError {
+    /// Stable: a client can switch on it.
+    #[schema(example = "http-status")]
+    pub r#type: String,
+    pub detail: String,
+}
+
+impl From<imports::Item> for ImportItem {
+    fn from(item: imports::Item) -> Self {
+        Self {
+            index: item.number,
+            url: item.url,
+            state: item.state.as_str(),
+            attempts: item.attempts,
+            http_status: item.http_status,
+            error: item.error_type.map(|r#type| ImportItemError {
+                r#type,
+                detail: item.error_detail.unwrap_or_default(),
+            }),
+            file_id: item.file_id.map(|id| id.to_string()),
+            bytes: item.bytes,
+        }
+    }
+}
+
+/// One page of an import's items, in the order in which they were sent.
+#[derive(Serialize, ToSchema)]
+pub struct ImportItemPage {
+    pub items: Vec<ImportItem>,
+    /// What to send as `cursor` for the next page; null on the last one.
+    pub next_cursor: Option<String>,
+}

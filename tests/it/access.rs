@@ -19,11 +19,37 @@ on_every_pair!(
     me_is_what_the_token_says,
 );
 
-/// Sends what the route takes, with `file` where it wants an id.
-async fn call(client: &Client, route: &Route, file: &str) -> Answer {
+/// A file and an import of a tenant.
+struct Things {
+    file: Value,
+    import: Value,
+}
+
+impl Things {
+    async fn of(client: &Client) -> Self {
+        let items = json!({"items": [{"url": "ftp://example.com/secret"}]});
+        let import = send(client.post("/v1/imports").json(&items)).await;
+        Self {
+            file: client.upload("secret-name", "secret").await,
+            import: import.json(202),
+        }
+    }
+
+    /// The id that the route wants, if it wants one.
+    fn id(&self, route: &Route) -> &str {
+        id(if route.path.starts_with("/v1/imports") {
+            &self.import
+        } else {
+            &self.file
+        })
+    }
+}
+
+/// Sends what the route takes, with `id` where it wants one.
+async fn call(client: &Client, route: &Route, id: &str) -> Answer {
     let path = route
         .path
-        .replace("{id}", file)
+        .replace("{id}", id)
         .replace("{version}", "1")
         .replace("{token}", "forged.token")
         .replace("{file}", "index.css");
@@ -32,19 +58,20 @@ async fn call(client: &Client, route: &Route, file: &str) -> Answer {
     let request = match (route.takes, route.operation) {
         (Takes::Nothing, _) => request,
         (Takes::File, _) => request.body("x"),
-        (Takes::Json, Some("batchDeleteFiles")) => request.json(&json!({"ids": [file]})),
+        (Takes::Json, Some("batchDeleteFiles")) => request.json(&json!({"ids": [id]})),
         (Takes::Json, Some("createSignedUrl")) => {
             request.json(&json!({"method": "HEAD", "expires_in_s": 60}))
         }
         (Takes::Json, _) => request.json(&json!({})),
+        (Takes::Items, _) => request.json(&json!({"items": [{"url": "ftp://example.com/"}]})),
     };
     send(request).await
 }
 
 async fn no_route_lets_a_stranger_in(service: &Service) {
-    let file = service.client("acme").upload("a", "x").await;
+    let things = Things::of(&service.client("acme")).await;
     for route in routes() {
-        let answer = call(&service.stranger(), &route, id(&file)).await;
+        let answer = call(&service.stranger(), &route, things.id(&route)).await;
         if route.access == Access::Public {
             assert!(answer.status < 400, "{} {answer:?}", route.path);
         } else if route.access == Access::Signed {
@@ -64,20 +91,30 @@ async fn no_route_lets_in_who_lacks_its_scope(service: &Service) {
         let Access::Scope(needed) = route.access else {
             continue;
         };
-        let file = service.client("acme").upload("a", "x").await;
+        let things = Things::of(&service.client("acme")).await;
         let others: Vec<Scope> = Scope::ALL
             .iter()
             .copied()
             .filter(|scope| *scope != needed)
             .collect();
-        let answer = call(&service.client_with("acme", &others), &route, id(&file)).await;
+        let answer = call(
+            &service.client_with("acme", &others),
+            &route,
+            things.id(&route),
+        )
+        .await;
         assert_eq!(answer.status, 403, "{} {}", route.method, route.path);
         if route.method != reqwest::Method::HEAD {
             let problem = answer.problem(403, "forbidden");
             let detail = problem["detail"].as_str().unwrap();
             assert!(detail.contains(needed.as_str()), "{detail}");
         }
-        let answer = call(&service.client_with("acme", &[needed]), &route, id(&file)).await;
+        let answer = call(
+            &service.client_with("acme", &[needed]),
+            &route,
+            things.id(&route),
+        )
+        .await;
         assert!(answer.status < 400, "{} {answer:?}", route.path);
     }
 }
@@ -106,9 +143,16 @@ fn foreign(operation: &str) -> Foreign {
         | "listFileVersions"
         | "getFileVersionContent"
         | "restoreFileVersion"
+        | "getImport"
+        | "listImportItems"
+        | "watchImport"
+        | "cancelImport"
+        | "retryImport"
         | "createSignedUrl" => Foreign::NotFound,
         "batchDeleteFiles" => Foreign::NotFoundWithin,
-        "uploadFile" | "listFiles" | "getUsage" | "getMe" => Foreign::Own,
+        "uploadFile" | "listFiles" | "createImport" | "listImports" | "getUsage" | "getMe" => {
+            Foreign::Own
+        }
         other => panic!("what does another tenant get of {other}?"),
     }
 }
@@ -116,13 +160,14 @@ fn foreign(operation: &str) -> Foreign {
 async fn no_route_shows_another_tenants_things(service: &Service) {
     let owner = service.client("acme");
     let other = service.client("other");
-    let file = owner.upload("secret-name", "secret").await;
+    let things = Things::of(&owner).await;
+    let file = &things.file;
     let never = "01890a5d-ac96-774b-bcce-b302099a8057";
     for route in routes() {
         if matches!(route.access, Access::Public | Access::Signed) {
             continue;
         }
-        let answer = call(&other, &route, id(&file)).await;
+        let answer = call(&other, &route, things.id(&route)).await;
         assert!(!answer.text().contains("secret"), "{}", answer.text());
         match foreign(route.operation.unwrap()) {
             Foreign::NotFound => {
@@ -141,11 +186,15 @@ async fn no_route_shows_another_tenants_things(service: &Service) {
             }
             Foreign::Own => {
                 assert!(answer.status < 400, "{} {answer:?}", route.path);
-                assert!(!answer.text().contains(id(&file)), "{}", answer.text());
+                assert!(
+                    !answer.text().contains(things.id(&route)),
+                    "{}",
+                    answer.text()
+                );
             }
         }
     }
-    assert_eq!(owner.content(id(&file)).await, b"secret");
+    assert_eq!(owner.content(id(file)).await, b"secret");
 }
 
 /// Status and body, but for the request's own id.

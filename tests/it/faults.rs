@@ -8,6 +8,7 @@
 mod changes;
 mod deeds;
 mod generation;
+mod imports;
 mod late;
 mod model;
 mod races;

@@ -6,6 +6,7 @@ pub mod content;
 pub mod database;
 pub mod inside;
 pub mod issuer;
+pub mod origin;
 pub mod proxy;
 pub mod raw;
 pub mod service;

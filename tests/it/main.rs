@@ -11,6 +11,7 @@ mod files;
 mod harness;
 mod idempotency;
 mod identity;
+mod imports;
 mod layers;
 mod metadata_conformance;
 mod objects_conformance;

@@ -144,6 +144,8 @@ impl Site {
                 let _ = other.reap().await;
                 let _ = other.sweep().await;
                 let _ = other.reap().await;
+                let _ = other.import_take_up().await;
+                let _ = other.import_sweep().await;
             }
             .boxed()
         })
