@@ -484,7 +484,7 @@ fn row(text: &mut String, item: &Item) {
         ("Last-Event-ID" = Option<String>, Header, description = "Of the last event that came: what it told is not told again"),
     ),
     responses((status = 200, description = "Events until the import is done", content(
-        (String = "text/event-stream"),
+        (types::ImportEvent = "text/event-stream"),
     ))),
 )]
 pub(super) async fn events(

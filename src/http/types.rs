@@ -413,6 +413,21 @@ impl TryFrom<imports::Import> for Import {
     }
 }
 
+/// One server-sent event.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a stream")]
+pub struct ImportEvent {
+    /// The count of items that have ended.
+    #[schema(example = "7")]
+    id: String,
+    /// `progress` or `done`.
+    #[schema(example = "progress")]
+    event: String,
+    /// The Import, as JSON.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
 /// One page of imports, the newest first.
 #[derive(Serialize, ToSchema)]
 pub struct ImportPage {

@@ -71,7 +71,7 @@ impl Binary {
     }
 
     async fn start(&self) -> Child {
-        let child = self
+        let mut child = self
             .command(&["serve"])
             .stdout(Stdio::null())
             .spawn()
@@ -84,6 +84,8 @@ impl Binary {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        child.kill().unwrap();
+        child.wait().unwrap();
         panic!("the service is not ready");
     }
 }
