@@ -796,7 +796,7 @@ impl Conn<'_> {
                 )
             };
         }
-        let found: Vec<ClaimedRow> = match self {
+        let mut found: Vec<ClaimedRow> = match self {
             Self::Postgres(c, patience) => {
                 let statement = async {
                     Ok(sqlx::query_as(claim!(
@@ -827,6 +827,8 @@ impl Conn<'_> {
         };
         let moved = Counts::moved(ItemState::Pending, ItemState::Fetching, count(found.len())?);
         self.import_count(id, moved).await?;
+        // An update returns its rows in any order; the items of a host wait for each other in this one.
+        found.sort_unstable_by_key(|row| row.number);
         let mut claimed = Vec::with_capacity(found.len());
         for row in found {
             claimed.push(Claimed {
