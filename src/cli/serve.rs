@@ -26,11 +26,15 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
     };
     let secrets = data_dir::signing_secrets(&config)?;
     let app = App::open(config, secrets.as_ref(), Clock::system()).await?;
-    let listen = app.config.listen;
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| format!("can't listen on {listen}: {error}"))?;
+    let listener = bind(app.config.listen).await?;
     let bound = listener.local_addr()?;
+    let admin = match app.config.admin_listen {
+        Some(listen) => Some(bind(listen).await?),
+        None => None,
+    };
+    if let Some(admin) = &admin {
+        tracing::info!(address = %admin.local_addr()?, "metrics");
+    }
     tracing::info!(
         address = %bound,
         environment = %app.config.environment,
@@ -42,9 +46,15 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
     if app.config.environment.is_development() {
         print(&welcome(&app.config, bound))?;
     }
-    server::serve(app, listener, signals.stop()).await;
+    server::serve(app, listener, admin, signals.stop()).await;
     drop(lock);
     Ok(ExitCode::SUCCESS)
+}
+
+async fn bind(listen: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(listen)
+        .await
+        .map_err(|error| format!("can't listen on {listen}: {error}").into())
 }
 
 struct Signals {

@@ -618,7 +618,7 @@ impl Conn<'_> {
     }
 
     /// Ends all items of a locked import that have not ended.
-    pub async fn import_items_cancel(&mut self, tenant: &Tenant, id: ImportId) -> Result<()> {
+    pub async fn import_items_cancel(&mut self, tenant: &Tenant, id: ImportId) -> Result<u64> {
         // In this order: what is claimed meanwhile is met by the second.
         let mut moved = Counts::default();
         for from in [ItemState::Pending, ItemState::Fetching] {
@@ -636,7 +636,8 @@ impl Conn<'_> {
             });
             moved += Counts::moved(from, ItemState::Cancelled, rows(cancelled)?);
         }
-        self.import_count(id, moved).await
+        self.import_count(id, moved).await?;
+        unsigned(moved.cancelled)
     }
 
     /// Makes the items of a locked import that failed pending again, but for those that can't be
@@ -752,6 +753,27 @@ impl Conn<'_> {
             .fetch_all(c)
             .await?
         }))
+    }
+
+    /// How many imports run, how many of their items wait and are claimed, and when the first lease runs out.
+    pub async fn import_standing(&mut self) -> Result<(i64, i64, i64, Option<Timestamp>)> {
+        let (running, pending, fetching) = on!(self, |c| {
+            sqlx::query_as(
+                "SELECT COUNT(DISTINCT i.id), CAST(COALESCE(SUM(c.pending), 0) AS BIGINT),
+                        CAST(COALESCE(SUM(c.fetching), 0) AS BIGINT)
+                 FROM imports i JOIN import_counts c ON c.import_id = i.id WHERE i.state = 'running'",
+            )
+            .fetch_one(c)
+            .await?
+        });
+        let first = on!(self, |c| {
+            sqlx::query_scalar(
+                "SELECT MIN(lease_until) FROM import_items WHERE state = 'fetching'",
+            )
+            .fetch_one(c)
+            .await?
+        });
+        Ok((running, pending, fetching, first))
     }
 
     /// The next items of an import that may be claimed now, each with its host.

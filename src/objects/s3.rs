@@ -26,8 +26,10 @@ use url::Url;
 use super::{ByteStream, CALL_TIMEOUT, Found, Lease, Marked};
 use crate::error::{Error, Result};
 use crate::faults::Faults;
+use crate::metrics::Store;
 
 mod listing;
+mod measured;
 mod points;
 mod retries;
 mod writer;
@@ -111,7 +113,7 @@ impl HttpConnector for Shared {
 }
 
 impl S3 {
-    pub(super) fn open(settings: &S3Settings, faults: Faults) -> Result<Self> {
+    pub(super) fn open(settings: &S3Settings, faults: Faults, metrics: Store) -> Result<Self> {
         if settings.bucket.is_empty() {
             return Err(Error::unavailable("no bucket is named"));
         }
@@ -132,7 +134,7 @@ impl S3 {
             .connect(&options)
             .map_err(Error::unavailable)?;
         let first_pause = faults.pause(FIRST_PAUSE);
-        let http = points::between(http, faults);
+        let http = points::between(measured::between(http, metrics), faults);
         let retries = Retries::new(first_pause);
 
         // Built for its credentials alone: those that come over the network need a client of their
@@ -532,16 +534,20 @@ mod tests {
 
     #[test]
     fn half_a_key_does_not_open() {
+        let open = |settings: &S3Settings| {
+            let metrics = crate::metrics::Metrics::default().store.clone();
+            S3::open(settings, Faults::none(), metrics)
+        };
         let half = S3Settings {
             secret_access_key: None,
             ..settings()
         };
-        assert!(S3::open(&half, Faults::none()).is_err());
+        assert!(open(&half).is_err());
         let nameless = S3Settings {
             bucket: String::new(),
             ..settings()
         };
-        assert!(S3::open(&nameless, Faults::none()).is_err());
+        assert!(open(&nameless).is_err());
     }
 
     #[test]

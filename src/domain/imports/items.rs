@@ -19,6 +19,7 @@ use crate::fetch::{self, Failure, Transfer};
 use crate::id::FileId;
 use crate::metadata::imports::{Claimed, Counts, Ended, Held, ItemState, State};
 use crate::metadata::usage::{Amount, Change};
+use crate::metrics::Active;
 
 use super::super::content::{Planned, Written};
 use super::super::files::{File, Sniff, UNNAMED, matches_declared, publish};
@@ -138,6 +139,7 @@ impl Domain {
         large: Arc<Semaphore>,
         stop: CancellationToken,
     ) {
+        let _active = Active::count(&self.metrics.imports.active);
         let held = &work.item.held;
         let ended = match self.item_store(work, sniff, place, large, stop).await {
             Ok(()) => return,
@@ -249,7 +251,11 @@ impl Domain {
             .item_done(work, name, content_type, status, &written)
             .await
         {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                self.metrics.imports.done.inc();
+                self.metrics.imports.bytes.inc_by(written.size);
+                Ok(())
+            }
             Ok(false) => {
                 self.written_abandon(written).await;
                 Err(Outcome::GivenUp)
@@ -359,6 +365,7 @@ impl Domain {
         } else {
             ItemState::Failed
         };
+        self.metrics.imports.error(trouble.name);
         let wait = pause(failures).max(trouble.retry_after.unwrap_or_default());
         let not_before = self.clock.now().plus(wait);
         let ended = Ended {
@@ -377,7 +384,9 @@ impl Domain {
         not_before: crate::clock::Timestamp,
         ended: Ended,
     ) -> Result<()> {
-        self.metadata
+        let retried = to == ItemState::Pending && ended.error.is_some();
+        let reached = self
+            .metadata
             .write((held.clone(), ended), move |tx, (held, ended)| {
                 async move {
                     let mut to = to;
@@ -388,13 +397,22 @@ impl Domain {
                             to = ItemState::Cancelled;
                         }
                     }
-                    tx.import_item_end(held, to, failures, not_before, ended)
+                    let ours = tx
+                        .import_item_end(held, to, failures, not_before, ended)
                         .await?;
-                    Ok(())
+                    Ok(ours.then_some(to))
                 }
                 .boxed()
             })
-            .await
+            .await?;
+        let metrics = &self.metrics.imports;
+        match reached {
+            Some(ItemState::Pending) if retried => _ = metrics.retries.inc(),
+            Some(ItemState::Failed) => _ = metrics.failed.inc(),
+            Some(ItemState::Cancelled) => _ = metrics.cancelled.inc(),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Lets items be claimed again whose process is gone; how many.
