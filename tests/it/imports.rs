@@ -32,6 +32,12 @@ pub async fn get(client: &Client, import: &Value) -> Value {
     send(client.get(&path)).await.json(200)
 }
 
+/// `cancel` or `retry`; the import as it is then.
+pub async fn act(client: &Client, import: &Value, what: &str) -> Value {
+    let path = format!("/v1/imports/{}/{what}", import["id"].as_str().unwrap());
+    send(client.post(&path)).await.json(200)
+}
+
 /// Waits until the import is as it should be. What it waits for must come by itself.
 pub async fn until(client: &Client, import: &Value, is: impl Fn(&Value) -> bool) -> Value {
     let wait = async {

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::receiving::post;
-use super::{assert_exact, done, get, items, start, until};
-use crate::harness::client::{Client, send};
+use super::{act, assert_exact, done, get, items, start, until};
+use crate::harness::client::send;
 use crate::harness::origin::{Act, Origin, head, ok};
 use crate::harness::service::{Service, on_every_pair};
 
@@ -31,11 +31,6 @@ on_every_pair!(
 /// An answer that comes when the test lets it.
 fn held(held: &CancellationToken) -> Vec<Act> {
     vec![Act::Hold(held.clone()), ok("", b"x")]
-}
-
-async fn act(client: &Client, import: &Value, what: &str) -> Value {
-    let path = format!("/v1/imports/{}/{what}", import["id"].as_str().unwrap());
-    send(client.post(&path)).await.json(200)
 }
 
 async fn bounds_are_kept(service: &Service) {
