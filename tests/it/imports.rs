@@ -12,6 +12,7 @@ mod kill;
 mod origins;
 mod queue;
 mod receiving;
+mod tls;
 mod watching;
 
 /// Origins of tests are on this machine.
