@@ -30,10 +30,12 @@ use crate::metrics::Store;
 
 mod listing;
 mod measured;
+mod pieces;
 mod points;
 mod retries;
 mod writer;
 
+use pieces::Pieces;
 use retries::Retries;
 pub(super) use writer::Writer;
 
@@ -96,6 +98,7 @@ struct Inner {
     /// Never retries by itself, so that a writer learns of each try whose outcome is unknown.
     strict: AmazonS3,
     retries: Retries,
+    pieces: Arc<Pieces>,
     http: HttpClient,
     /// The bucket's own URL, without a slash at its end.
     bucket_url: String,
@@ -177,6 +180,7 @@ impl S3 {
                 strict: store(never, retries.counting(http.clone()))?,
                 http: retries.counting(http),
                 retries,
+                pieces: Arc::default(),
                 bucket_url,
                 region,
             }),
