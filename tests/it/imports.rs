@@ -8,6 +8,7 @@ use crate::harness::client::{Client, send};
 use crate::harness::service::Service;
 
 mod guard;
+mod keeping;
 mod kill;
 mod origins;
 mod queue;
