@@ -385,7 +385,10 @@ fn failure(error: &reqwest::Error) -> Failure {
         if let Some(refusal) = error.downcast_ref::<Refusal>() {
             return refusal.clone().into();
         }
-        if error.is::<rustls::Error>() {
+        // HTTP/2 keeps of an I/O error its kind and its text; TLS alone calls what came invalid there.
+        let of_http2 = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+        let invalid = of_http2.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData);
+        if invalid || error.is::<rustls::Error>() {
             return Failure::new(Fault::Tls, "no TLS connection could be agreed on");
         }
         parsed |= error

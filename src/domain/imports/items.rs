@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt};
 use md5::{Digest, Md5};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -467,6 +467,8 @@ struct Arrived {
     end: Option<End>,
     /// Of all bytes, in hexadecimal digits.
     md5: Option<String>,
+    /// Until the writer is done, which holds the last of them when the last one has come.
+    among_large: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a body broke off.
@@ -513,12 +515,14 @@ impl Came {
     ) -> BoxStream<'static, Result<Bytes>> {
         async_stream::try_stream! {
             let mut size = 0;
-            let mut among_large = None;
+            let mut among_large = false;
             loop {
                 let next = async {
-                    if size > LARGE && among_large.is_none() {
+                    if size > LARGE && !among_large {
+                        among_large = true;
                         // It is never closed.
-                        among_large = large.clone().acquire_owned().await.ok();
+                        let permit = large.clone().acquire_owned().await.ok();
+                        self.set(|arrived| arrived.among_large = permit);
                     }
                     body.next().await
                 };
@@ -541,7 +545,7 @@ impl Came {
                 yield chunk;
             }
             // The next item may be asked for while this one is made durable.
-            drop((body, place, among_large));
+            drop((body, place));
             if let Some(md5) = md5 {
                 self.set(|arrived| arrived.md5 = Some(hex::encode(md5.finalize())));
             }
