@@ -109,6 +109,7 @@ pub async fn open_domain_with(
         reaping: Arc::default(),
         fetcher,
         queued: Arc::default(),
+        ends: Arc::default(),
         older: Arc::default(),
         ahead: Ahead::default(),
         metrics,

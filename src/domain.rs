@@ -70,6 +70,8 @@ pub struct Domain {
     pub fetcher: Fetcher,
     /// Told when there are items to fetch, or some that are not to be fetched any more.
     pub queued: Arc<Notify>,
+    /// Items of imports that are about to end.
+    pub ends: Arc<imports::Ends>,
     /// Whether the database was found to be older than the store.
     pub older: Arc<AtomicBool>,
     pub ahead: Ahead,

@@ -18,10 +18,12 @@ pub use crate::metadata::imports::{Claimed, Counts, Import, Item, ItemState, Sta
 
 use super::{Caller, Domain};
 
+mod ends;
 mod items;
 mod queue;
 mod receiving;
 
+pub use ends::Ends;
 pub use items::Work;
 pub use queue::{Candidates, Grant, Running};
 pub use receiving::{Offered, Receiving};

@@ -17,15 +17,15 @@ use url::Url;
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{self, Failure, Transfer};
 use crate::id::FileId;
-use crate::metadata::imports::{Claimed, Counts, Ended, Held, ItemState, State};
-use crate::metadata::usage::{Amount, Change};
+use crate::metadata::imports::{Claimed, Ended, Held, ItemState, State};
 use crate::metrics::Active;
 
 use super::super::content::{Planned, Written};
-use super::super::files::{File, Sniff, UNNAMED, matches_declared, publish};
+use super::super::files::{File, Sniff, UNNAMED, matches_declared};
 use super::super::properties::{NAME_BYTES, name_fault};
-use super::super::{Caller, Domain, quota};
+use super::super::{Caller, Domain};
 use super::Options;
+use super::ends::Ending;
 
 /// An item that has brought more than this waits for one of the few places that large ones have:
 /// what is held in memory for each grows with its speed.
@@ -318,42 +318,15 @@ impl Domain {
         };
         let detail = json!({"import": item.held.import, "item": item.held.number});
         let event = self.event(&work.caller, "file.created", file.id, detail);
-        let size = quota::amount(file.size)?;
-        let (sha256, settled) = (written.sha256, written.settled);
-        let clock = self.clock.clone();
-        self.metadata
-            .write(
-                (file, event, item.held.clone()),
-                move |tx, (file, event, held)| {
-                    // Read again at each attempt: the lease must hold when the transaction ends.
-                    let now = clock.now();
-                    async move {
-                        if !tx
-                            .import_item_done(held, status, file.id, file.size)
-                            .await?
-                        {
-                            return Ok(false);
-                        }
-                        let reserved = publish(tx, file, event, &sha256, settled, now).await?;
-                        let moved = Counts {
-                            bytes: size,
-                            ..Counts::moved(ItemState::Fetching, ItemState::Done, 1)
-                        };
-                        tx.import_count(held.import, moved).await?;
-                        let change = Change {
-                            used: Amount {
-                                bytes: size,
-                                files: 1,
-                            },
-                            reserved: -reserved,
-                        };
-                        quota::record(tx, &file.tenant, change).await?;
-                        Ok(true)
-                    }
-                    .boxed()
-                },
-            )
-            .await
+        self.item_end_with(Ending {
+            held: item.held.clone(),
+            status,
+            file,
+            event,
+            sha256: written.sha256,
+            settled: written.settled,
+        })
+        .await
     }
 
     async fn item_failed(&self, work: &Work, trouble: Trouble) -> Result<()> {
