@@ -350,7 +350,10 @@ impl Fetcher {
 /// The certificates of a file.
 fn authorities(file: &Path) -> Result<Vec<Certificate>> {
     let refused = |error: Box<dyn StdError + Send + Sync>| {
-        let detail = format!("can't take certificates from fetch.ca_file {}", file.display());
+        let detail = format!(
+            "can't take certificates from fetch.ca_file {}",
+            file.display()
+        );
         Error::unavailable(error).detailed(detail)
     };
     let text = std::fs::read(file).map_err(|error| refused(error.into()))?;
@@ -380,15 +383,17 @@ fn redirected(url: &Url, response: &Response) -> Result<Url, Failure> {
 /// What an error of the client's means. Its text is not shown: it may name addresses.
 fn failure(error: &reqwest::Error) -> Failure {
     let mut parsed = false;
+    let secure = error.url().is_some_and(|url| url.scheme() == "https");
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(refusal) = error.downcast_ref::<Refusal>() {
             return refusal.clone().into();
         }
-        // HTTP/2 keeps of an I/O error its kind and its text; TLS alone calls what came invalid there.
-        let of_http2 = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
-        let invalid = of_http2.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData);
-        if invalid || error.is::<rustls::Error>() {
+        // HTTP/2 keeps of an I/O error its kind and its text: TLS says so of what came.
+        let invalid = error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData);
+        if invalid && secure || error.is::<rustls::Error>() {
             return Failure::new(Fault::Tls, "no TLS connection could be agreed on");
         }
         parsed |= error

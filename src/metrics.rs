@@ -148,8 +148,12 @@ impl Metrics {
         self.database.up.set(known.is_some().into());
         let level = |of: fn(&OfDatabase) -> f64| known.as_ref().map_or(f64::NAN, of);
         self.reaper.due.set(level(|it| it.reaper_due as f64));
-        self.imports.running.set(level(|it| it.imports_running as f64));
-        self.imports.pending.set(level(|it| it.items_pending as f64));
+        self.imports
+            .running
+            .set(level(|it| it.imports_running as f64));
+        self.imports
+            .pending
+            .set(level(|it| it.items_pending as f64));
         self.imports
             .fetching
             .set(level(|it| it.items_fetching as f64));

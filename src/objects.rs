@@ -158,7 +158,10 @@ impl Objects {
             }
             Settings::S3(settings) => {
                 let root = Root::new(&settings.prefix, environment);
-                (root, Backend::S3(s3::S3::open(settings, faults, metrics.clone())?))
+                (
+                    root,
+                    Backend::S3(s3::S3::open(settings, faults, metrics.clone())?),
+                )
             }
         };
         Ok(Self {

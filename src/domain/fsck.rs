@@ -285,7 +285,12 @@ impl Check<'_> {
                 ProblemKind::CountsMismatch,
                 format!(
                     "of the import {import}, too few are recorded: {} items pending, {} fetching, {} done, {} failed, {} cancelled, and {} bytes",
-                    short.pending, short.fetching, short.done, short.failed, short.cancelled, short.bytes
+                    short.pending,
+                    short.fetching,
+                    short.done,
+                    short.failed,
+                    short.cancelled,
+                    short.bytes
                 ),
             );
             if self.options.repair {

@@ -28,7 +28,8 @@ impl Domain {
     async fn of_database(&self) -> Result<OfDatabase> {
         let mut reader = self.metadata.reader().await?;
         let mut conn = reader.conn();
-        let (imports_running, items_pending, items_fetching, first) = conn.import_standing().await?;
+        let (imports_running, items_pending, items_fetching, first) =
+            conn.import_standing().await?;
         let now = self.clock.now();
         let oldest = first.map_or(Duration::ZERO, |until| {
             // It was made, or renewed, a lease before it runs out.

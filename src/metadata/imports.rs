@@ -930,11 +930,9 @@ impl Conn<'_> {
             .await?
         });
         let first = on!(self, |c| {
-            sqlx::query_scalar(
-                "SELECT MIN(lease_until) FROM import_items WHERE state = 'fetching'",
-            )
-            .fetch_one(c)
-            .await?
+            sqlx::query_scalar("SELECT MIN(lease_until) FROM import_items WHERE state = 'fetching'")
+                .fetch_one(c)
+                .await?
         });
         Ok((running, pending, fetching, first))
     }

@@ -75,7 +75,8 @@ pub struct Call<'s> {
 
 impl Store {
     pub(super) fn register(at: &mut Register<'_>) -> Self {
-        let calls: Family<Labels<2>, Counter> = at.add("box_store_calls", "Calls to the object store");
+        let calls: Family<Labels<2>, Counter> =
+            at.add("box_store_calls", "Calls to the object store");
         let durations: Family<Labels<1>, Histogram> = at.add(
             "box_store_call_duration_seconds",
             "Until the object store began to answer",
@@ -83,8 +84,9 @@ impl Store {
         let measured = OPERATIONS.map(|(_, operation)| {
             let operation = ("operation", operation);
             Measured {
-                outcomes: OUTCOMES
-                    .map(|(_, outcome)| calls.get_or_create_owned(&[operation, ("outcome", outcome)])),
+                outcomes: OUTCOMES.map(|(_, outcome)| {
+                    calls.get_or_create_owned(&[operation, ("outcome", outcome)])
+                }),
                 duration: durations.get_or_create_owned(&[operation]),
             }
         });

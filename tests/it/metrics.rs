@@ -213,7 +213,10 @@ fn shown(page: &str) -> Described {
             .find_map(|end| name.strip_suffix(end))
             .filter(|name| described.contains_key(*name));
         let (_, known) = described.get_mut(of_histogram.unwrap_or(name)).unwrap();
-        for label in labels.split("\",").filter_map(|label| label.split_once('=')) {
+        for label in labels
+            .split("\",")
+            .filter_map(|label| label.split_once('='))
+        {
             if label.0 != "le" {
                 known.insert(label.0.to_owned());
             }

@@ -28,6 +28,8 @@ pub enum Flaw {
     Expired,
     /// It wants a certificate of its client's.
     WantsClient,
+    /// Its certificate is signed by an authority that its client does not know.
+    Stranger,
 }
 
 #[derive(Clone, Default)]

@@ -43,7 +43,10 @@ async fn an_import_goes_when_it_was_kept_for_long_enough(service: &Service) {
     service.clock.advance(DAY * 9);
     domain.import_sweep().await.unwrap();
     for import in [&old, &tried_again, &cancelled, &running] {
-        assert_eq!(items(&client, import).await.len() as u64, import["counts"]["total"]);
+        assert_eq!(
+            items(&client, import).await.len() as u64,
+            import["counts"]["total"]
+        );
     }
 
     service.clock.advance(DAY * 2);
@@ -92,7 +95,9 @@ async fn counts_that_drifted_are_told_and_mended(service: &Service) {
         _ => format!("'{id}'"),
     };
     for wrong in [
-        format!("UPDATE import_counts SET done = done + 1, bytes = bytes - 2, pending = pending - 3 WHERE import_id = {literal}"),
+        format!(
+            "UPDATE import_counts SET done = done + 1, bytes = bytes - 2, pending = pending - 3 WHERE import_id = {literal}"
+        ),
         // As if none had ever been written.
         format!("DELETE FROM import_counts WHERE import_id = {literal}"),
     ] {
