@@ -10,6 +10,7 @@ use crate::auth::{Seal, Tokens};
 use crate::clock::Clock;
 use crate::config::{Config, SigningSecrets};
 use crate::domain::health::Health;
+use crate::domain::imports::Ends;
 use crate::domain::{Ahead, Domain, Rules};
 use crate::error::Result;
 use crate::faults::Faults;
@@ -89,6 +90,7 @@ pub async fn open_domain_with(
     )
     .map_err(|error| error.detailed(format!("can't open the store {}", config.store_url())))?;
     let fetcher = Fetcher::new(config.fetch.settings(), clock.clone())?;
+    let ends = Arc::new(Ends::of(&metadata));
     let domain = Domain {
         metadata,
         objects,
@@ -109,7 +111,7 @@ pub async fn open_domain_with(
         reaping: Arc::default(),
         fetcher,
         queued: Arc::default(),
-        ends: Arc::default(),
+        ends,
         older: Arc::default(),
         ahead: Ahead::default(),
         metrics,

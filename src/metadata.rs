@@ -208,6 +208,11 @@ impl Metadata {
         }
     }
 
+    /// Whether transactions that come together share a commit by themselves.
+    pub fn groups_commits(&self) -> bool {
+        matches!(self.db, Db::Sqlite(_))
+    }
+
     /// Answers when the database does.
     pub async fn ping(&self) -> Result<()> {
         let mut reader = self.reader().await?;

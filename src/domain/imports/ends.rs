@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::{Error, Result};
 use crate::id::{ImportId, Tenant};
+use crate::metadata::Metadata;
 use crate::metadata::events::Event;
 use crate::metadata::imports::{Counts, Held, ItemState};
 use crate::metadata::usage::{Amount, Change};
@@ -44,13 +45,17 @@ pub struct Ends {
     turns: Semaphore,
 }
 
-impl Default for Ends {
-    fn default() -> Self {
-        Self::new(TURNS)
-    }
-}
-
 impl Ends {
+    /// As suits the database.
+    pub fn of(metadata: &Metadata) -> Self {
+        // Where commits are shared, to wait for a turn would only make them smaller.
+        Self::new(if metadata.groups_commits() {
+            Semaphore::MAX_PERMITS
+        } else {
+            TURNS
+        })
+    }
+
     /// With so many transactions at a time.
     pub fn new(turns: usize) -> Self {
         Self {
