@@ -313,7 +313,7 @@ impl Domain {
         let detail = json!({"import": item.held.import, "item": item.held.number});
         let event = self.event(&work.caller, "file.created", file.id, detail);
         let size = quota::amount(file.size)?;
-        let (sha256, settled) = (written.sha256, written.settled);
+        let (sha256, settled, unreserved) = (written.sha256, written.settled, written.unreserved);
         let clock = self.clock.clone();
         self.metadata
             .write(
@@ -328,7 +328,8 @@ impl Domain {
                         {
                             return Ok(false);
                         }
-                        let reserved = publish(tx, file, event, &sha256, settled, now).await?;
+                        let reserved =
+                            publish(tx, file, event, &sha256, settled, unreserved, now).await?;
                         let moved = Counts {
                             bytes: size,
                             ..Counts::moved(ItemState::Fetching, ItemState::Done, 1)
