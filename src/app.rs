@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::faults::Faults;
 use crate::fetch::Fetcher;
 use crate::metadata::{self, Metadata};
+use crate::metrics::Metrics;
 use crate::objects::Objects;
 
 /// Cheap to clone.
@@ -79,8 +80,14 @@ pub async fn open_domain_with(
     faults: Faults,
 ) -> Result<Domain> {
     let metadata = open_metadata_with(config, migrate, faults.clone()).await?;
-    let objects = Objects::open_with(&config.store_settings(), &config.environment, faults)
-        .map_err(|error| error.detailed(format!("can't open the store {}", config.store_url())))?;
+    let metrics = Metrics::default();
+    let objects = Objects::open_with(
+        &config.store_settings(),
+        &config.environment,
+        faults,
+        metrics.store.clone(),
+    )
+    .map_err(|error| error.detailed(format!("can't open the store {}", config.store_url())))?;
     let fetcher = Fetcher::new(config.fetch.settings(), clock.clone())?;
     let domain = Domain {
         metadata,
@@ -102,8 +109,10 @@ pub async fn open_domain_with(
         reaping: Arc::default(),
         fetcher,
         queued: Arc::default(),
+        ends: Arc::default(),
         older: Arc::default(),
         ahead: Ahead::default(),
+        metrics,
     };
     domain
         .deployment_claim(&config.environment)

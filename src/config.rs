@@ -59,6 +59,9 @@ pub struct Config {
     /// Port 0 takes a free one.
     #[serde(with = "leaf")]
     pub listen: SocketAddr,
+    /// Where metrics are served without a token; None: they need the scope `admin` on `listen`.
+    #[serde(with = "leaf")]
+    pub admin_listen: Option<SocketAddr>,
     /// From `listen` when unset: see [`Config::public_url`].
     #[serde(with = "leaf")]
     pub public_url: Option<Url>,
@@ -85,6 +88,7 @@ impl Default for Config {
         Self {
             environment: Environment::default(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            admin_listen: None,
             public_url: None,
             data_dir: PathBuf::from("./box-data"),
             database: Database::default(),

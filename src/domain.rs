@@ -12,6 +12,7 @@ use crate::config::{Imports, Limits, Quota};
 use crate::fetch::Fetcher;
 use crate::id::Tenant;
 use crate::metadata::Metadata;
+use crate::metrics::Metrics;
 use crate::objects::Objects;
 
 pub use ahead::Ahead;
@@ -29,6 +30,7 @@ pub mod properties;
 pub mod quota;
 pub mod reaper;
 pub mod removal;
+mod standing;
 pub mod versions;
 
 /// What an operator decides.
@@ -68,9 +70,12 @@ pub struct Domain {
     pub fetcher: Fetcher,
     /// Told when there are items to fetch, or some that are not to be fetched any more.
     pub queued: Arc<Notify>,
+    /// Items of imports that are about to end.
+    pub ends: Arc<imports::Ends>,
     /// Whether the database was found to be older than the store.
     pub older: Arc<AtomicBool>,
     pub ahead: Ahead,
+    pub metrics: Metrics,
 }
 
 /// On whose behalf something is done, for the event that tells of it.

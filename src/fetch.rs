@@ -6,6 +6,7 @@
 //! connection is made with. Proxies of the environment are not asked.
 
 use std::error::Error as StdError;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, HeaderMap, HeaderValue, IF_RANGE,
     LOCATION, RANGE, RETRY_AFTER,
 };
-use reqwest::{Response, StatusCode};
+use reqwest::{Certificate, Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
@@ -47,6 +48,8 @@ pub struct Settings {
     pub first_byte_timeout: Duration,
     /// Without a byte of a body.
     pub stall_timeout: Duration,
+    /// In PEM: authorities that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Cheap to clone; clones share their connections.
@@ -155,7 +158,7 @@ pub struct Transfer {
 
 impl Fetcher {
     /// # Errors
-    /// There is no resolver or no TLS on this system.
+    /// There is no resolver or no TLS on this system; certificates that can't be read.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self> {
         let policy = Arc::new(settings.policy.clone());
         let builder = || {
@@ -171,9 +174,14 @@ impl Fetcher {
                 .http2_initial_stream_window_size(256 * 1024)
                 .http2_initial_connection_window_size(1024 * 1024)
         };
-        let http = builder().build().or_else(|error| {
-            tracing::warn!(%error, "this system's certificates can't be read: nothing is fetched over https");
-            builder().tls_certs_only([]).build()
+        let authorities = match &settings.ca_file {
+            Some(file) => authorities(file)?,
+            None => Vec::new(),
+        };
+        let merged = builder().tls_certs_merge(authorities.clone());
+        let http = merged.build().or_else(|error| {
+            tracing::warn!(%error, "this system's certificates can't be read: no others are trusted than those of fetch.ca_file");
+            builder().tls_certs_only(authorities).build()
         });
         Ok(Self {
             http: http.map_err(Error::internal)?,
@@ -339,6 +347,23 @@ impl Fetcher {
     }
 }
 
+/// The certificates of a file.
+fn authorities(file: &Path) -> Result<Vec<Certificate>> {
+    let refused = |error: Box<dyn StdError + Send + Sync>| {
+        let detail = format!(
+            "can't take certificates from fetch.ca_file {}",
+            file.display()
+        );
+        Error::unavailable(error).detailed(detail)
+    };
+    let text = std::fs::read(file).map_err(|error| refused(error.into()))?;
+    let found = Certificate::from_pem_bundle(&text).map_err(|error| refused(error.into()))?;
+    if found.is_empty() {
+        return Err(refused("there are none".into()));
+    }
+    Ok(found)
+}
+
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
@@ -363,7 +388,12 @@ fn failure(error: &reqwest::Error) -> Failure {
         if let Some(refusal) = error.downcast_ref::<Refusal>() {
             return refusal.clone().into();
         }
-        if error.is::<rustls::Error>() {
+        // HTTP/2 keeps of an I/O error its kind and its text; TLS alone calls what came invalid there.
+        let of_http2 = error
+            .downcast_ref::<h2::Error>()
+            .and_then(h2::Error::get_io);
+        let invalid = of_http2.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData);
+        if invalid || error.is::<rustls::Error>() {
             return Failure::new(Fault::Tls, "no TLS connection could be agreed on");
         }
         parsed |= error

@@ -24,7 +24,9 @@ mod health;
 mod imports;
 mod list;
 mod me;
+mod measure;
 pub mod media_type;
+mod metrics;
 mod observe;
 mod once;
 mod problem;
@@ -76,7 +78,7 @@ pub struct Route {
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
     use Access::{Public, Scope as Needs, Signed, Token};
-    use Scope::{FilesDelete, FilesRead, FilesWrite, ImportsRead, ImportsWrite};
+    use Scope::{Admin, FilesDelete, FilesRead, FilesWrite, ImportsRead, ImportsWrite};
     use Takes::{File, Items, Json, Nothing};
     vec![
         route("uploadFile",             Method::POST,   "/v1/files",                                   Needs(FilesWrite),  File,    post(upload::upload)),
@@ -109,6 +111,7 @@ pub fn routes() -> Vec<Route> {
         route("getLiveness",            Method::GET,    "/health/live",                                Public,             Nothing, get(health::live)),
         route("getReadiness",           Method::GET,    "/health/ready",                               Public,             Nothing, get(health::ready)),
         route("getHealth",              Method::GET,    "/health",                                     Public,             Nothing, get(health::get)),
+        route("getMetrics",             Method::GET,    "/metrics",                                    Needs(Admin),       Nothing, get(metrics::get)),
         route("getOpenApi",             Method::GET,    "/openapi.json",                               Public,             Nothing, get(docs::openapi)),
         route("getDocs",                Method::GET,    "/docs",                                       Public,             Nothing, get(docs::entrance)),
         page (                          Method::GET,    "/docs/",                                      Public,             Nothing, get(docs::index)),
@@ -150,8 +153,30 @@ fn page(
 /// The whole API. From the outside in: what is observed (request id, log line, problems), what a
 /// panic becomes, CORS, the guard of each route, its handler.
 pub fn router(app: &App) -> Router {
+    routed(app, routes())
+}
+
+/// What `admin_listen` answers, to whoever can reach it.
+#[rustfmt::skip]
+fn admin_routes() -> Vec<Route> {
+    use Access::Public;
+    use Takes::Nothing;
+    vec![
+        page(Method::GET, "/metrics",      Public, Nothing, get(metrics::page)),
+        page(Method::GET, "/health/live",  Public, Nothing, get(health::live)),
+        page(Method::GET, "/health/ready", Public, Nothing, get(health::ready)),
+        page(Method::GET, "/health",       Public, Nothing, get(health::get)),
+    ]
+}
+
+pub fn admin_router(app: &App) -> Router {
+    routed(app, admin_routes())
+}
+
+fn routed(app: &App, routes: Vec<Route>) -> Router {
+    let observer = observe::Observer::new(app, &routes);
     let mut router = Router::new();
-    for route in routes() {
+    for route in routes {
         let guard = guard::Guard::new(app, route.access, route.takes);
         let guarded = route
             .handler
@@ -163,7 +188,7 @@ pub fn router(app: &App) -> Router {
         .method_not_allowed_fallback(problem::no_method)
         .layer(
             ServiceBuilder::new()
-                .layer(from_fn_with_state(app.clone(), observe::observe))
+                .layer(from_fn_with_state(observer, observe::observe))
                 .layer(CatchPanicLayer::custom(problem::panicked))
                 .option_layer(guard::cors(&app.config.cors)),
         )

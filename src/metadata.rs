@@ -215,6 +215,22 @@ impl Metadata {
         Ok(value)
     }
 
+    /// Connections of this process that are lent, that are idle, and the most there may be: on SQLite, of
+    /// readers.
+    pub fn connections(&self) -> (u32, u32, u32) {
+        macro_rules! of {
+            ($pool:expr) => {{
+                let idle = u32::try_from($pool.num_idle()).unwrap_or(u32::MAX);
+                let most = $pool.options().get_max_connections();
+                ($pool.size().saturating_sub(idle), idle, most)
+            }};
+        }
+        match &self.db {
+            Db::Sqlite(sqlite) => of!(sqlite.readers()),
+            Db::Postgres(pool) => of!(pool.pool()),
+        }
+    }
+
     /// Answers when the database does.
     pub async fn ping(&self) -> Result<()> {
         let mut reader = self.reader().await?;

@@ -12,9 +12,10 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::clock::{Clock, Timestamp};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::faults::Faults;
 use crate::id::ObjectId;
+use crate::metrics::{Metrics, Operation, Outcome, Store};
 
 pub mod keys;
 mod local;
@@ -46,6 +47,8 @@ pub enum Settings {
 pub struct Objects {
     root: Root,
     backend: Backend,
+    /// What a directory counts here, S3 counts by its requests.
+    metrics: Store,
 }
 
 #[derive(Clone)]
@@ -119,7 +122,7 @@ impl Lease {
 /// Writes one object in order. Nothing is visible at the key before `finish` answers; dropping a
 /// writer leaves what it wrote to the reaper.
 pub enum Writer {
-    Local(local::Writer),
+    Local(local::Writer, Store),
     S3(s3::Writer),
 }
 
@@ -129,14 +132,24 @@ impl Objects {
     /// # Errors
     /// A directory that can't be made, a bucket that is not named, credentials that can't be read.
     pub fn open(settings: &Settings, environment: &str) -> Result<Self> {
-        Self::open_with(settings, environment, Faults::none())
+        Self::open_with(
+            settings,
+            environment,
+            Faults::none(),
+            Metrics::default().store.clone(),
+        )
     }
 
-    /// The same, with fault points.
+    /// The same, with fault points, and what it counts.
     ///
     /// # Errors
     /// As [`Objects::open`].
-    pub fn open_with(settings: &Settings, environment: &str, faults: Faults) -> Result<Self> {
+    pub fn open_with(
+        settings: &Settings,
+        environment: &str,
+        faults: Faults,
+        metrics: Store,
+    ) -> Result<Self> {
         let (root, backend) = match settings {
             Settings::Local { directory, fsync } => {
                 let root = Root::new("", environment);
@@ -145,10 +158,17 @@ impl Objects {
             }
             Settings::S3(settings) => {
                 let root = Root::new(&settings.prefix, environment);
-                (root, Backend::S3(s3::S3::open(settings, faults)?))
+                (
+                    root,
+                    Backend::S3(s3::S3::open(settings, faults, metrics.clone())?),
+                )
             }
         };
-        Ok(Self { root, backend })
+        Ok(Self {
+            root,
+            backend,
+            metrics,
+        })
     }
 
     pub fn root(&self) -> &Root {
@@ -159,7 +179,10 @@ impl Objects {
     /// `epoch` keeps the temporary names of successive writers of one object apart.
     pub fn write(&self, key: &ObjectKey, epoch: i64, size: Option<u64>, lease: Lease) -> Writer {
         match &self.backend {
-            Backend::Local(local) => Writer::Local(local.write(&self.root, key, epoch, lease)),
+            Backend::Local(local) => {
+                let writer = local.write(&self.root, key, epoch, lease);
+                Writer::Local(writer, self.metrics.clone())
+            }
             Backend::S3(s3) => Writer::S3(s3.write(key.path(), size, lease)),
         }
     }
@@ -184,14 +207,18 @@ impl Objects {
     /// `NotFound` when nothing is at the key.
     pub async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<ByteStream> {
         match &self.backend {
-            Backend::Local(local) => local.read(key.path(), range).await,
+            Backend::Local(local) => {
+                measured(&self.metrics, Operation::Get, local.read(key.path(), range)).await
+            }
             Backend::S3(s3) => s3.read(key.path(), range).await,
         }
     }
 
     pub async fn head(&self, key: &ObjectKey) -> Result<Option<Found>> {
         match &self.backend {
-            Backend::Local(local) => local.head(key.path()).await,
+            Backend::Local(local) => {
+                measured(&self.metrics, Operation::Head, local.head(key.path())).await
+            }
             Backend::S3(s3) => s3.head(key.path()).await,
         }
     }
@@ -210,7 +237,10 @@ impl Objects {
     /// `last_epoch` is the highest epoch that a writer of this key can have had.
     pub async fn erase(&self, key: &ObjectKey, last_epoch: i64) -> Result<bool> {
         match &self.backend {
-            Backend::Local(local) => local.erase(&self.root, key, last_epoch).await,
+            Backend::Local(local) => {
+                let erase = local.erase(&self.root, key, last_epoch);
+                measured(&self.metrics, Operation::Delete, erase).await
+            }
             Backend::S3(s3) => s3.erase(key.path()).await,
         }
     }
@@ -271,7 +301,7 @@ impl Writer {
     /// Takes the next bytes, and answers when it can take more: what it holds is bounded.
     pub async fn write(&mut self, chunks: Vec<Bytes>) -> Result<()> {
         match self {
-            Self::Local(writer) => writer.write(chunks).await,
+            Self::Local(writer, _) => writer.write(chunks).await,
             Self::S3(writer) => writer.write(chunks).await,
         }
     }
@@ -280,7 +310,9 @@ impl Writer {
     /// `finish` do, with less between them.
     pub async fn finish_with(&mut self, chunks: Vec<Bytes>) -> Result<()> {
         match self {
-            Self::Local(writer) => writer.finish_with(chunks).await,
+            Self::Local(writer, metrics) => {
+                measured(metrics, Operation::Put, writer.finish_with(chunks)).await
+            }
             Self::S3(writer) => {
                 writer.write(chunks).await?;
                 writer.finish().await
@@ -291,7 +323,9 @@ impl Writer {
     /// Makes the object durable and visible at its key. Once that is done, again does nothing.
     pub async fn finish(&mut self) -> Result<()> {
         match self {
-            Self::Local(writer) => writer.finish().await,
+            Self::Local(writer, metrics) => {
+                measured(metrics, Operation::Put, writer.finish()).await
+            }
             Self::S3(writer) => writer.finish().await,
         }
     }
@@ -299,7 +333,7 @@ impl Writer {
     /// Gives up, and removes what was written as far as that can be done at once.
     pub async fn abort(&mut self) {
         match self {
-            Self::Local(writer) => writer.abort().await,
+            Self::Local(writer, _) => writer.abort().await,
             Self::S3(writer) => writer.abort().await,
         }
     }
@@ -307,8 +341,24 @@ impl Writer {
     /// Whether every call that this writer made has ended with an answer that is known: if not, bytes may still arrive.
     pub fn settled(&self) -> bool {
         match self {
-            Self::Local(writer) => writer.settled(),
+            Self::Local(writer, _) => writer.settled(),
             Self::S3(writer) => writer.settled(),
         }
     }
+}
+
+/// Counts and times what a directory does.
+async fn measured<T>(
+    metrics: &Store,
+    operation: Operation,
+    what: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let call = metrics.call(operation);
+    let outcome = what.await;
+    call.ended(match &outcome {
+        Ok(_) => Outcome::Ok,
+        Err(error) if error.kind() == Kind::NotFound => Outcome::NotFound,
+        Err(_) => Outcome::Failed,
+    });
+    outcome
 }

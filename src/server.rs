@@ -19,6 +19,7 @@ use tower::ServiceExt;
 
 use crate::app::App;
 use crate::http::{self, Peer};
+use crate::metrics::{Active, Gauge};
 use crate::workers;
 
 mod read;
@@ -34,9 +35,17 @@ const ABANDON: Duration = Duration::from_secs(5);
 /// After a failed accept: the likely reason is a lack of file descriptors, which won't end at once.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves `listener` until `stop` is ready; then lets the requests in flight finish for
-/// `limits.shutdown_grace`, cuts off what still runs, and closes the database.
-pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = ()>) {
+/// Connections of who watches: they are few, and must not be kept out by those of clients.
+const ADMIN_CONNECTIONS: usize = 100;
+
+/// Serves `listener` until `stop` is ready, and `admin` where there is one; then lets the requests in
+/// flight finish for `limits.shutdown_grace`, cuts off what still runs, and closes the database.
+pub async fn serve(
+    app: App,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+    stop: impl Future<Output = ()>,
+) {
     let stopping = app.stopping.clone();
     let reaper = tokio::spawn(workers::reaper(
         app.domain.clone(),
@@ -47,13 +56,28 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
     let generation = tokio::spawn(workers::generation(app.domain.clone(), stopping.clone()));
 
     let connections = Connections::new(&app);
+    let watchers = Connections::of_admin(&app);
+    let watched = async {
+        if let Some(listener) = admin {
+            watchers.accept(listener).await;
+        }
+        std::future::pending::<()>().await
+    };
+    let served = async {
+        tokio::select! {
+            () = stop => {}
+            () = connections.accept(listener) => {}
+        }
+        stopping.cancel();
+        tracing::info!("stopping: no new connections, requests in flight may finish");
+        connections.drain(app.config.limits.shutdown_grace).await;
+    };
+    // Who watches sees the end of the others.
     tokio::select! {
-        () = stop => {}
-        () = connections.accept(listener) => {}
+        () = served => {}
+        () = watched => {}
     }
-    stopping.cancel();
-    tracing::info!("stopping: no new connections, requests in flight may finish");
-    connections.drain(app.config.limits.shutdown_grace).await;
+    watchers.drain(Duration::ZERO).await;
 
     app.tasks.close();
     if tokio::time::timeout(ABANDON, app.tasks.wait())
@@ -78,6 +102,7 @@ struct Connections {
     router: axum::Router,
     timeouts: Timeouts,
     permits: std::sync::Arc<Semaphore>,
+    open: Gauge,
     graceful: GracefulShutdown,
     /// Cancelled when the time to finish is over.
     cut: CancellationToken,
@@ -86,15 +111,26 @@ struct Connections {
 
 impl Connections {
     fn new(app: &App) -> Self {
+        let most = usize::try_from(app.config.limits.max_connections).unwrap_or(usize::MAX);
+        let open = app.domain.metrics.http.connections.clone();
+        Self::answering(app, http::router(app), most, open)
+    }
+
+    fn of_admin(app: &App) -> Self {
+        let router = http::admin_router(app);
+        Self::answering(app, router, ADMIN_CONNECTIONS, Gauge::default())
+    }
+
+    fn answering(app: &App, router: axum::Router, most: usize, open: Gauge) -> Self {
         let limits = &app.config.limits;
-        let most = usize::try_from(limits.max_connections).unwrap_or(usize::MAX);
         Self {
-            router: http::router(app),
+            router,
             timeouts: Timeouts {
                 head: limits.header_timeout,
                 idle: limits.idle_timeout,
             },
             permits: std::sync::Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            open,
             graceful: GracefulShutdown::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -111,12 +147,13 @@ impl Connections {
                 Ok((tcp, peer)) => {
                     let serving = self.serve(tcp, Peer(peer));
                     let cut = self.cut.clone();
+                    let counted = Active::count(&self.open);
                     self.tasks.spawn(async move {
                         tokio::select! {
                             () = serving => {}
                             () = cut.cancelled() => {}
                         }
-                        drop(permit);
+                        drop((permit, counted));
                     });
                 }
                 Err(error) => {

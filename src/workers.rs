@@ -23,6 +23,7 @@ pub async fn reaper(domain: Domain, interval: Duration, stop: CancellationToken)
             () = domain.died.notified() => {}
         }
         if let Err(error) = domain.reap().await {
+            domain.metrics.reaper.failures.inc();
             tracing::warn!(%error, "the reaper's round failed; the next one tries again");
         }
     }

@@ -8,6 +8,7 @@ it will have done. After it, one of
     {"n", "unsent": why}     it can't have been done: not all of it was sent
     {"n", "refused": status, "problem"}   4xx, which no request of these may get
     {"n", "look": [File or null, …]}      what was found later of what was in doubt
+    {"n", "accepted": id}    an import will end, with a file for each of its items; "ack" when it has
 
 and where it is sent again with the same key, `{"n", "again", "found": whether its file was there}`.
 
@@ -126,6 +127,8 @@ class Request:
     targets: list[Target]
     doubted: bool = False
     found: bool = False
+    accepted: Optional[str] = None
+    """The id of the import that it made."""
 
     @property
     def key(self) -> Optional[str]:
@@ -162,7 +165,9 @@ class Ledger:
             self.open[number] = Request(record, self._targets(record))
             return
         request = self.open[number]
-        if "again" in record:
+        if "accepted" in record:
+            request.accepted = record["accepted"]
+        elif "again" in record:
             request.found |= record["found"]
         elif "doubt" in record:
             if not request.doubted:
@@ -242,12 +247,21 @@ class Ledger:
         if record["op"] in ("upload", "cut"):
             content = self._content(record, 1)
             return [Target(None, File(None, record["name"], record["metadata"], 1, False, content))]
+        if record["op"] == "import":
+            return [self._imported(record, index) for index in range(len(record["items"]))]
         if record["op"] == "copy":
             source = self.files[record["from"]]
             current = dataclasses.replace(source.current, version=1)
             return [Target(None, File(None, record["name"], record["metadata"], 1, False, current))]
         before = [self.files[identity] for identity in record["ids"]]
         return [Target(file, self._after(record, file)) for file in before]
+
+    def _imported(self, record: dict, index: int) -> Target:
+        """The file of an item: like an upload of its own."""
+        item = record["items"][index]
+        origin = f"{self.journal}/{record['n']}/{index}"
+        content = Content(origin, 1, item["size"], item["sha256"], record["content_type"])
+        return Target(None, File(None, item["name"], item["metadata"], 1, False, content))
 
     def _after(self, record: dict, file: File) -> Optional[File]:
         match record["op"]:

@@ -23,6 +23,7 @@ from typing import IO, Iterator, Optional, Sequence
 import common
 from common import MIB, Answer, Api
 
+from crash import origin
 from crash.model import File, Ledger
 
 ANSWER_WITHIN = 90.0
@@ -33,6 +34,10 @@ READY_WITHIN = 90.0
 
 RETRY_AFTER = 33.0
 """A key is free again when the lease of the request that a crash cut off is over: so many seconds later."""
+
+IMPORTED_WITHIN = 240.0
+"""How long an import may take to end once nothing is away any more, in seconds: the lease of what a killed
+process had, and the pauses between the attempts at what could not be stored."""
 
 PIECE = 128 * 1024
 """The bytes sent at once of a larger body."""
@@ -74,8 +79,10 @@ class Late(Exception):
 class Writer:
     """One process's work. `large`: the bytes of its largest files."""
 
-    def __init__(self, name: str, seed: str, url: str, token: str, journal: Path, large: int) -> None:
-        self.name, self.url, self.large = name, url, large
+    def __init__(
+        self, name: str, seed: str, url: str, token: str, journal: Path, large: int, fetched_from: str
+    ) -> None:
+        self.name, self.url, self.large, self.fetched_from = name, url, large, fetched_from
         self.random = random.Random(seed)
         self.api = Api(url, token, ANSWER_WITHIN)
         self.journal: IO[str] = journal.open("a", encoding="utf-8")
@@ -90,6 +97,8 @@ class Writer:
         """Goes on until something is said."""
         while not halt.poll():
             self.retry(self.random.random() < 0.1)
+            if self.random.random() < 0.1:
+                self.look_at_imports()
             self.choose()
 
     def settle(self, all_keys: bool) -> None:
@@ -100,6 +109,9 @@ class Writer:
             if request.key is None:
                 shown = [self.look(target.id, target.name) for target in request.targets]
                 self.write({"n": number, "look": shown})
+            elif request.record["op"] == "import":
+                # What it has made can't be seen: with its key it is one import, however often it is sent.
+                pass
             elif self.look(None, request.record["name"]) is not None:
                 self.send_again(number, True)
         while self.pending:
@@ -107,6 +119,48 @@ class Writer:
             if not all_keys:
                 break
             time.sleep(0.2)
+        if all_keys:
+            self.await_imports()
+
+    # --- imports
+
+    def await_imports(self) -> None:
+        until = time.monotonic() + IMPORTED_WITHIN
+        while left := [request.accepted for request in self.ledger.open.values() if request.accepted]:
+            self.look_at_imports()
+            if time.monotonic() > until:
+                raise Late(f"imports did not end within {IMPORTED_WITHIN:.0f} s: {', '.join(left)}")
+            time.sleep(0.5)
+
+    def look_at_imports(self) -> None:
+        """Writes down what became of those that have ended."""
+        for number, request in list(self.ledger.open.items()):
+            if request.accepted is None:
+                continue
+            try:
+                answer = self.api.call("GET", f"/v1/imports/{request.accepted}")
+                if answer.status != 200 or answer.json()["state"] == "running":
+                    continue
+                items = self.api.call("GET", f"/v1/imports/{request.accepted}/items?limit=1000")
+            except (OSError, http.client.HTTPException):
+                self.api.close()
+                continue
+            if items.status != 200:
+                continue
+            files: list[Optional[dict]] = []
+            for item in items.json()["items"]:
+                if item["state"] != "done":
+                    self.write({"n": number, "refused": 200, "problem": f"an item ended as {json.dumps(item)}"})
+                    return
+                files.append(self.look(item["file_id"], ""))
+            counts = answer.json()["counts"]
+            if counts["done"] != len(files) or len(files) != len(request.targets):
+                self.write({"n": number, "refused": 200, "problem": f"{len(files)} items, and counts {counts}"})
+                return
+            if None in files:
+                self.write({"n": number, "refused": 200, "problem": "the file of an item that is done is not there"})
+                return
+            self.write({"n": number, "ack": 202, "files": files})
 
     # --- the journal
 
@@ -139,6 +193,10 @@ class Writer:
             cut = isinstance(body, Body) and not body.whole
             self.end(number, {"unsent" if cut else "doubt": f"{type(error).__name__}: {error}"})
         else:
+            if answer.status == 202:
+                self.pending.pop(number, None)
+                self.write({"n": number, "accepted": answer.json()["id"]})
+                return
             if 200 <= answer.status < 300:
                 self.pending.pop(number, None)
                 self.write({"n": number, "ack": answer.status, **self.told(record, answer)})
@@ -194,6 +252,15 @@ class Writer:
             pieces = [piece for piece in (head, *pieces, tail) if piece]
             limit = len(head) + len(content) // 2 if record["op"] == "cut" else None
             return Body(pieces, record["pause"], limit)
+        if record["op"] == "import":
+            lines = [
+                {
+                    "url": f"{self.fetched_from}/{item['seed']}/{item['size']}/{item['pause']}",
+                    **{field: item[field] for field in ("name", "metadata", "size", "sha256")},
+                }
+                for item in record["items"]
+            ]
+            return "\n".join(json.dumps(line) for line in lines).encode()
         if record["op"] == "copy":
             return json.dumps({"name": record["name"], "metadata": record["metadata"]}).encode()
         if record["op"] == "patch":
@@ -209,6 +276,8 @@ class Writer:
         way = record.get("way")
         if way == "form":
             headers["Content-Type"] = "multipart/form-data; boundary=" + boundary(record)
+        elif record["op"] == "import":
+            headers["Content-Type"] = "application/x-ndjson"
         elif way is not None:
             headers["Content-Type"] = record["content_type"]
         elif body is not None:
@@ -227,6 +296,8 @@ class Writer:
                 return self.api.call("POST", path, body, headers)
             case "copy":
                 return self.api.call("POST", f"/v1/files/{record['from']}/copy", body, headers)
+            case "import":
+                return self.api.call("POST", "/v1/imports", body, headers)
         if "batch" in record:
             return self.api.call("POST", "/v1/files/batch-delete", body, headers)
         path = f"/v1/files/{record['ids'][0]}"
@@ -292,7 +363,7 @@ class Writer:
         kept = sum(content.size for file in self.ledger.files.values() for content in file.contents())
         # The fuller it is, the more goes.
         full = len(self.ledger.files) > FILES or kept > BYTES
-        choices: list[tuple[float, str]] = [(1 if full else 10, "upload"), (0.5, "cut")]
+        choices: list[tuple[float, str]] = [(1 if full else 10, "upload"), (0.5, "cut"), (0.1 if full else 1, "import")]
         if live:
             choices += [(4, "replace"), (4, "patch"), (3, "trash"), (1 if full else 3, "copy")]
         if len(live) > 3:
@@ -306,6 +377,9 @@ class Writer:
         match chance.choices([choice for _, choice in choices], weights)[0]:
             case "upload":
                 self.request({"op": "upload", **self.new(), **self.content(True)})
+            case "import":
+                items = [self.item(index) for index in range(chance.randrange(1, 12))]
+                self.request({"op": "import", "items": items, "content_type": origin.TYPE, "key": self.key()})
             case "cut":
                 self.request({"op": "cut", **self.new(), **self.content(False, 2 * PIECE)})
             case "replace":
@@ -346,6 +420,19 @@ class Writer:
         """The name and metadata of a file that nothing else has."""
         number = self.number + 1
         return {"name": f"{self.name}/{number}", "metadata": {"writer": self.name, "number": number}}
+
+    def item(self, index: int) -> dict:
+        """Of an import: a file that nothing else has, and where it comes from."""
+        chance = self.random
+        size, seed = chance.choice((8, chance.randrange(8, 64 * 1024), chance.randrange(8, MIB))), chance.getrandbits(64)
+        return {
+            "name": f"{self.name}/{self.number + 1}/{index}",
+            "metadata": {"writer": self.name, "item": index},
+            "seed": seed,
+            "size": size,
+            "sha256": hashlib.sha256(origin.bytes_of(seed, size)).hexdigest(),
+            "pause": chance.choice((0, 0, 20, 500)),
+        }
 
     def key(self) -> str:
         return f"{self.name}-{self.number + 1}"
@@ -430,13 +517,13 @@ def main(pipe: Connection, parent: int, *arguments) -> None:
 class Process:
     """A writer, as the parent sees it."""
 
-    def __init__(self, name: str, seed: str, url: str, token: str, journal: Path, large: int) -> None:
+    def __init__(self, name: str, journal: Path, *arguments: object) -> None:
         self.name, self.journal = name, journal
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
             target=main,
-            args=(theirs, os.getpid(), name, seed, url, token, journal, large),
+            args=(theirs, os.getpid(), *arguments),
             daemon=True,
         )
         self.process.start()

@@ -18,6 +18,7 @@ use super::{Failure, data_dir, print};
 pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
     let signals = Signals::listen()?;
     raise_file_limit();
+    refuse_huge_pages();
     let lock = if data_dir::is_used(&config) {
         data_dir::make(&config)?;
         Some(data_dir::lock(&config)?)
@@ -26,11 +27,15 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
     };
     let secrets = data_dir::signing_secrets(&config)?;
     let app = App::open(config, secrets.as_ref(), Clock::system()).await?;
-    let listen = app.config.listen;
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| format!("can't listen on {listen}: {error}"))?;
+    let listener = bind(app.config.listen).await?;
     let bound = listener.local_addr()?;
+    let admin = match app.config.admin_listen {
+        Some(listen) => Some(bind(listen).await?),
+        None => None,
+    };
+    if let Some(admin) = &admin {
+        tracing::info!(address = %admin.local_addr()?, "metrics");
+    }
     tracing::info!(
         address = %bound,
         environment = %app.config.environment,
@@ -42,9 +47,15 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
     if app.config.environment.is_development() {
         print(&welcome(&app.config, bound))?;
     }
-    server::serve(app, listener, signals.stop()).await;
+    server::serve(app, listener, admin, signals.stop()).await;
     drop(lock);
     Ok(ExitCode::SUCCESS)
+}
+
+async fn bind(listen: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(listen)
+        .await
+        .map_err(|error| format!("can't listen on {listen}: {error}").into())
 }
 
 struct Signals {
@@ -88,6 +99,15 @@ fn raise_file_limit() {
         if let Err(error) = setrlimit(Resource::Nofile, limit) {
             tracing::warn!(%error, "the limit on open files could not be raised");
         }
+    }
+}
+
+/// Pages of 2 MiB are in memory as a whole however little of them is used: buffers that come and go took a
+/// third more, and an idle service half as much again.
+fn refuse_huge_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages could not be refused");
     }
 }
 

@@ -1,5 +1,6 @@
 //! `[fetch]`: what URLs may lead to, and how long they are waited for.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -28,6 +29,9 @@ pub struct Fetch {
     /// Without a byte of a body; above 0.
     #[serde(with = "leaf")]
     pub stall_timeout: Duration,
+    /// In PEM: authorities that are trusted beside the system's.
+    #[serde(with = "leaf")]
+    pub ca_file: Option<PathBuf>,
     /// For a whole attempt, unless the import says less; above 0.
     #[serde(with = "leaf")]
     pub timeout: Duration,
@@ -41,6 +45,7 @@ impl Default for Fetch {
             connect_timeout: Duration::from_secs(10),
             first_byte_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(30),
+            ca_file: None,
             timeout: Duration::from_secs(3_600),
         }
     }
@@ -63,6 +68,7 @@ impl Fetch {
             connect_timeout: self.connect_timeout,
             first_byte_timeout: self.first_byte_timeout,
             stall_timeout: self.stall_timeout,
+            ca_file: self.ca_file.clone(),
         }
     }
 }

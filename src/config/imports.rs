@@ -1,5 +1,7 @@
 //! `[imports]`: what bulk ingestion may take.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::leaf;
@@ -24,7 +26,13 @@ pub struct Imports {
     /// How often an item is tried whose failure may pass; at least 1.
     #[serde(with = "leaf")]
     pub attempts: u32,
+    /// How long an import can be looked at after it has ended; at least a day, for as long an
+    /// `Idempotency-Key` leads to it.
+    #[serde(with = "leaf")]
+    pub keep: Duration,
 }
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 impl Default for Imports {
     fn default() -> Self {
@@ -34,6 +42,7 @@ impl Default for Imports {
             max_items: 100_000,
             max_file_size: Size::from_bytes(5 << 30),
             attempts: 5,
+            keep: DAY * 30,
         }
     }
 }
@@ -45,6 +54,10 @@ impl Imports {
         }
         at_least_one("imports.per_host", self.per_host)?;
         at_least_one("imports.max_items", self.max_items)?;
-        at_least_one("imports.attempts", self.attempts)
+        at_least_one("imports.attempts", self.attempts)?;
+        if self.keep < DAY {
+            return Err(Violation::new("imports.keep", "must be at least 1d"));
+        }
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ use crate::id::{ObjectId, Tenant};
 use crate::metadata::idempotency::RequestKey;
 use crate::metadata::objects::{FIRST_EPOCH, Intent};
 use crate::metadata::usage::Change;
+use crate::metrics::Active;
 use crate::objects::{Lease, Writer};
 
 use super::Domain;
@@ -170,6 +171,7 @@ impl Domain {
             keeper,
             under_way,
         } = intended;
+        let _active = Active::count(&self.metrics.uploads.active);
         let key = self.objects.root().object(&tenant, id);
         let mut sink = Sink {
             writer: self.objects.write(&key, FIRST_EPOCH, declared, lease),
@@ -184,18 +186,23 @@ impl Domain {
             declared,
         };
         match pour(&mut sink, source, self.rules.limits.max_file_size.bytes()).await {
-            Ok(()) => Ok(Written {
-                id,
-                size: sink.size,
-                sha256: sink.hasher.finalize().into(),
-                claimed,
-                settled: sink.writer.settled(),
-                // One that was committed ahead is a tenant's without a quota.
-                unreserved: under_way.is_some(),
-                tenant,
-                keeper,
-            }),
+            Ok(()) => {
+                self.metrics.uploads.stored.inc();
+                self.metrics.uploads.bytes.inc_by(sink.size);
+                Ok(Written {
+                    id,
+                    size: sink.size,
+                    sha256: sink.hasher.finalize().into(),
+                    claimed,
+                    settled: sink.writer.settled(),
+                    // One that was committed ahead is a tenant's without a quota.
+                    unreserved: under_way.is_some(),
+                    tenant,
+                    keeper,
+                })
+            }
             Err(error) => {
+                self.metrics.uploads.failed.inc();
                 sink.writer.abort().await;
                 drop(keeper);
                 let settled = sink.writer.settled();

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::id::{FileId, ObjectId};
+use crate::metadata::imports::CountsDrift;
 use crate::metadata::usage::Drift;
 
 use super::Domain;
@@ -59,6 +60,8 @@ pub enum ProblemKind {
     Undeleted,
     /// What is recorded of a tenant's usage is not what its rows add up to.
     UsageMismatch,
+    /// What is recorded of an import's progress is not what its items are.
+    CountsMismatch,
     /// The database was restored from a backup, and the store is of a later time.
     OlderDatabase,
 }
@@ -76,6 +79,7 @@ impl ProblemKind {
             Self::ExpiredLease => "expired-lease",
             Self::Undeleted => "undeleted",
             Self::UsageMismatch => "usage-mismatch",
+            Self::CountsMismatch => "counts-mismatch",
             Self::OlderDatabase => "older-database",
         }
     }
@@ -178,6 +182,7 @@ impl Domain {
         check.objects().await?;
         check.files().await?;
         check.usage().await?;
+        check.imports().await?;
         check.generation(stored).await?;
         Ok(check.looked)
     }
@@ -258,6 +263,40 @@ impl Check<'_> {
                 problem.repaired = metadata
                     .write(tenant, |tx, tenant| {
                         async move { tx.usage_mend(tenant).await }.boxed()
+                    })
+                    .await?;
+            }
+            self.tell(problem);
+        }
+        Ok(())
+    }
+
+    /// The progress of imports is compared with their items.
+    async fn imports(&mut self) -> Result<()> {
+        let metadata = &self.domain.metadata;
+        let drifts = metadata.reader().await?.conn().import_drifts().await?;
+        for CountsDrift {
+            import,
+            tenant,
+            short,
+        } in drifts
+        {
+            let mut problem = Problem::new(
+                ProblemKind::CountsMismatch,
+                format!(
+                    "of the import {import}, too few are recorded: {} items pending, {} fetching, {} done, {} failed, {} cancelled, and {} bytes",
+                    short.pending,
+                    short.fetching,
+                    short.done,
+                    short.failed,
+                    short.cancelled,
+                    short.bytes
+                ),
+            );
+            if self.options.repair {
+                problem.repaired = metadata
+                    .write(tenant, move |tx, tenant| {
+                        async move { tx.import_counts_mend(tenant, import).await }.boxed()
                     })
                     .await?;
             }

@@ -18,10 +18,12 @@ pub use crate::metadata::imports::{Claimed, Counts, Import, Item, ItemState, Sta
 
 use super::{Caller, Domain};
 
+mod ends;
 mod items;
 mod queue;
 mod receiving;
 
+pub use ends::Ends;
 pub use items::Work;
 pub use queue::{Candidates, Grant, Running};
 pub use receiving::{Offered, Receiving};
@@ -181,7 +183,7 @@ impl Domain {
     pub async fn import_cancel(&self, caller: &Caller, id: ImportId) -> Result<Import> {
         let now = self.clock.now();
         let event = self.event(caller, "import.cancelled", id, json!({}));
-        let import = self
+        let (import, cancelled) = self
             .metadata
             .write(event, move |tx, event| {
                 async move {
@@ -189,17 +191,19 @@ impl Domain {
                         .import_lock(&event.tenant, id)
                         .await?
                         .ok_or_else(Error::not_found)?;
+                    let mut cancelled = 0;
                     if state == State::Running {
                         tx.import_update(&event.tenant, id, State::Cancelled, Some(now))
                             .await?;
                         tx.event_insert(event).await?;
-                        tx.import_items_cancel(&event.tenant, id).await?;
+                        cancelled = tx.import_items_cancel(&event.tenant, id).await?;
                     }
-                    seen(tx, &event.tenant, id).await
+                    Ok((seen(tx, &event.tenant, id).await?, cancelled))
                 }
                 .boxed()
             })
             .await?;
+        self.metrics.imports.cancelled.inc_by(cancelled);
         self.queued.notify_one();
         Ok(import)
     }

@@ -40,6 +40,8 @@ impl Domain {
                 })
                 .await?;
             if due.is_empty() {
+                let seconds = self.clock.now().as_unix_millis() as f64 / 1_000.0;
+                self.metrics.reaper.last_run.set(seconds);
                 return Ok(forgotten);
             }
             let outcomes: Vec<_> = futures::stream::iter(due)
@@ -49,8 +51,12 @@ impl Domain {
                 .await;
             for (id, outcome) in outcomes {
                 match outcome {
-                    Ok(gone) => forgotten += u64::from(gone),
+                    Ok(gone) => {
+                        forgotten += u64::from(gone);
+                        self.metrics.reaper.deleted.inc_by(u64::from(gone));
+                    }
                     Err(error) => {
+                        self.metrics.reaper.failures.inc();
                         tracing::warn!(object = %id, %error, "a key could not be deleted; it is tried again")
                     }
                 }

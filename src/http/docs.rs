@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, content, files, health, imports, list, me, problem, routes, signed, upload,
-    usage, versions,
+    Access, Takes, content, files, health, imports, list, me, metrics, problem, routes, signed,
+    upload, usage, versions,
 };
 
 #[derive(OpenApi)]
@@ -56,6 +56,7 @@ use super::{
         health::live,
         health::ready,
         health::get,
+        metrics::get,
         openapi,
         entrance,
     ),

@@ -1,6 +1,7 @@
 //! What every request has, whatever becomes of it: an id, a log line, and problems that name the id.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
@@ -17,8 +18,10 @@ use tracing::Instrument;
 use crate::app::App;
 use crate::clock::{Clock, Timestamp};
 use crate::id::EventId;
+use crate::metrics::{self, Active, Metrics};
 
 use super::guard::Who;
+use super::measure::{self, Measures};
 use super::problem;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -27,18 +30,40 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
-pub(super) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let clock = app.domain.clock.clone();
+#[derive(Clone)]
+pub(super) struct Observer {
+    clock: Clock,
+    metrics: Metrics,
+    measures: Arc<Measures>,
+}
+
+impl Observer {
+    pub(super) fn new(app: &App, routes: &[super::Route]) -> Self {
+        let metrics = app.domain.metrics.clone();
+        Self {
+            clock: app.domain.clock.clone(),
+            measures: Arc::new(Measures::new(&metrics.http, routes)),
+            metrics,
+        }
+    }
+}
+
+pub(super) async fn observe(
+    State(observer): State<Observer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let clock = observer.clock;
     let began = clock.now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let measures = observer.measures.of(route.as_ref(), request.method());
     let id = request_id(request.headers(), began);
     let span = tracing::info_span!("request", request_id = %id);
     let mut line = Line {
-        method: request.method().to_string(),
-        route: request
-            .extensions()
-            .get::<MatchedPath>()
-            .map_or("none", |path| path.as_str())
-            .to_owned(),
+        method: request.method().clone(),
+        route,
+        measures: measures.clone(),
+        _active: Active::count(&observer.metrics.http.active),
         trace_id: trace_id(request.headers()).map(str::to_owned),
         began,
         clock,
@@ -52,6 +77,7 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     };
     let head_only = request.method() == Method::HEAD;
     request.extensions_mut().insert(RequestId(id.clone()));
+    let request = request.map(|body| measure::received(body, &line.measures));
 
     let response = next.run(request).instrument(span).await;
     let (mut response, error) = problem::render(response, &id);
@@ -120,10 +146,12 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     sound.then_some(trace)
 }
 
-/// The log line of a request, written when its answer has been sent or given up.
+/// The log line and the metrics of a request, written when its answer has been sent or given up.
 struct Line {
-    method: String,
-    route: String,
+    method: Method,
+    route: Option<MatchedPath>,
+    measures: metrics::Route,
+    _active: Active,
     trace_id: Option<String>,
     began: Timestamp,
     clock: Clock,
@@ -141,17 +169,21 @@ struct Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let _entered = self.span.enter();
-        let ms = self.clock.now().since(self.began).as_micros() as f64 / 1_000.0;
+        let took = self.clock.now().since(self.began);
+        self.measures.answered(self.status, took);
+        self.measures.sent.inc_by(self.bytes);
+        let ms = took.as_micros() as f64 / 1_000.0;
         let complete = self.ended || self.expected.is_some_and(|all| self.bytes >= all);
         let cut_off = (!complete).then_some(true);
+        let route = self.route.as_ref().map_or("none", MatchedPath::as_str);
         let error = self.error.as_deref();
         let tenant = self.tenant.as_deref();
         let trace_id = self.trace_id.as_deref();
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
-                    method = self.method,
-                    route = self.route,
+                    method = self.method.as_str(),
+                    route,
                     status = self.status,
                     bytes = self.bytes,
                     ms,

@@ -277,6 +277,72 @@ macro_rules! select {
     };
 }
 
+/// An import whose recorded counts are not what its items are.
+#[derive(Clone, Debug)]
+pub struct CountsDrift {
+    pub import: ImportId,
+    pub tenant: Tenant,
+    /// What would have to be recorded in addition.
+    pub short: Counts,
+}
+
+#[derive(FromRow)]
+struct DriftRow {
+    id: ImportId,
+    tenant: Tenant,
+    #[sqlx(flatten)]
+    short: Counts,
+}
+
+impl From<DriftRow> for CountsDrift {
+    fn from(row: DriftRow) -> Self {
+        Self {
+            import: row.id,
+            tenant: row.tenant,
+            short: row.short,
+        }
+    }
+}
+
+/// What the counts lack of what the items are. One statement sees one moment, and whoever moves an item
+/// changes both in one transaction: so what is lacking is not what is under way.
+macro_rules! drifts {
+    ($which:literal) => {
+        concat!(
+            "SELECT * FROM (
+                SELECT i.id, i.tenant,
+                       COALESCE(t.pending, 0) - COALESCE(c.pending, 0) AS pending,
+                       COALESCE(t.fetching, 0) - COALESCE(c.fetching, 0) AS fetching,
+                       COALESCE(t.done, 0) - COALESCE(c.done, 0) AS done,
+                       COALESCE(t.failed, 0) - COALESCE(c.failed, 0) AS failed,
+                       COALESCE(t.cancelled, 0) - COALESCE(c.cancelled, 0) AS cancelled,
+                       COALESCE(t.bytes, 0) - COALESCE(c.bytes, 0) AS bytes
+                FROM imports i
+                LEFT JOIN (
+                    SELECT import_id,
+                           CAST(SUM(CASE state WHEN 'pending' THEN 1 ELSE 0 END) AS BIGINT) AS pending,
+                           CAST(SUM(CASE state WHEN 'fetching' THEN 1 ELSE 0 END) AS BIGINT) AS fetching,
+                           CAST(SUM(CASE state WHEN 'done' THEN 1 ELSE 0 END) AS BIGINT) AS done,
+                           CAST(SUM(CASE state WHEN 'failed' THEN 1 ELSE 0 END) AS BIGINT) AS failed,
+                           CAST(SUM(CASE state WHEN 'cancelled' THEN 1 ELSE 0 END) AS BIGINT) AS cancelled,
+                           CAST(SUM(CASE state WHEN 'done' THEN bytes ELSE 0 END) AS BIGINT) AS bytes
+                    FROM import_items GROUP BY import_id
+                ) t ON t.import_id = i.id
+                LEFT JOIN (
+                    SELECT import_id, CAST(SUM(pending) AS BIGINT) AS pending,
+                           CAST(SUM(fetching) AS BIGINT) AS fetching, CAST(SUM(done) AS BIGINT) AS done,
+                           CAST(SUM(failed) AS BIGINT) AS failed, CAST(SUM(cancelled) AS BIGINT) AS cancelled,
+                           CAST(SUM(bytes) AS BIGINT) AS bytes
+                    FROM import_counts GROUP BY import_id
+                ) c ON c.import_id = i.id
+                WHERE i.state <> 'receiving' ", $which, "
+             ) drift
+             WHERE pending <> 0 OR fetching <> 0 OR done <> 0 OR failed <> 0 OR cancelled <> 0 OR bytes <> 0
+             ORDER BY id"
+        )
+    };
+}
+
 impl Conn<'_> {
     /// Begins to receive an import.
     pub async fn import_insert(
@@ -471,6 +537,103 @@ impl Conn<'_> {
         Ok(())
     }
 
+    /// Imports that had ended by `ended`, the earliest first.
+    pub async fn import_kept(
+        &mut self,
+        ended: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(ImportId, Tenant)>> {
+        Ok(on!(self, |c| {
+            sqlx::query_as(
+                "SELECT id, tenant FROM imports
+                 WHERE finished_at <= $1 AND state IN ('done', 'cancelled') ORDER BY finished_at LIMIT $2",
+            )
+            .bind(ended)
+            .bind(i64::from(limit))
+            .fetch_all(c)
+            .await?
+        }))
+    }
+
+    /// Makes an import that had ended by `ended` one whose sender is gone: it is not seen any more, and
+    /// removed as such. False when it has not, or when that was done already.
+    pub async fn import_expire(
+        &mut self,
+        tenant: &Tenant,
+        id: ImportId,
+        ended: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let expired = on!(self, |c| {
+            sqlx::query(
+                "UPDATE imports SET state = 'receiving', finished_at = NULL, lease_until = $4
+                 WHERE tenant = $1 AND id = $2 AND finished_at <= $3 AND state IN ('done', 'cancelled')",
+            )
+            .bind(tenant)
+            .bind(id)
+            .bind(ended)
+            .bind(now)
+            .execute(c)
+            .await?
+            .rows_affected()
+        });
+        Ok(expired == 1)
+    }
+
+    /// Imports whose recorded counts are not what their items are, with what is missing. Those that are
+    /// received or removed are on their way. Reads every item, at one moment.
+    pub async fn import_drifts(&mut self) -> Result<Vec<CountsDrift>> {
+        let rows: Vec<DriftRow> = match self {
+            Self::Sqlite(c) => {
+                sqlx::query_as(drifts!(""))
+                    .fetch_all(c.ready().await?)
+                    .await?
+            }
+            Self::Postgres(c, patience) => {
+                let mut transaction = sqlx::Connection::begin(&mut **c).await?;
+                let mut conn = Conn::Postgres(&mut transaction, *patience);
+                conn.without_time_limit().await?;
+                let rows = sqlx::query_as(drifts!(""))
+                    .fetch_all(&mut *transaction)
+                    .await?;
+                transaction.commit().await?;
+                rows
+            }
+        };
+        Ok(rows.into_iter().map(CountsDrift::from).collect())
+    }
+
+    /// Records what the items of an import are; whether anything had to be changed.
+    pub async fn import_counts_mend(&mut self, tenant: &Tenant, id: ImportId) -> Result<bool> {
+        self.without_time_limit().await?;
+        // Two who mend at once would both add what is missing.
+        if self.import_lock(tenant, id).await?.is_none() {
+            return Ok(false);
+        }
+        let mine = drifts!("AND i.id = $1");
+        let row: Option<DriftRow> = match self {
+            Self::Sqlite(c) => {
+                sqlx::query_as(mine)
+                    .bind(id)
+                    .fetch_optional(c.ready().await?)
+                    .await?
+            }
+            Self::Postgres(c, _) => {
+                sqlx::query_as(mine)
+                    .bind(id)
+                    .fetch_optional(&mut **c)
+                    .await?
+            }
+        };
+        match row.map(CountsDrift::from) {
+            None => Ok(false),
+            Some(drift) => {
+                self.import_count(id, drift.short).await?;
+                Ok(true)
+            }
+        }
+    }
+
     /// An import whose sender is gone, if there is one.
     pub async fn import_abandoned(&mut self, now: Timestamp) -> Result<Option<ImportId>> {
         Ok(on!(self, |c| {
@@ -618,7 +781,7 @@ impl Conn<'_> {
     }
 
     /// Ends all items of a locked import that have not ended.
-    pub async fn import_items_cancel(&mut self, tenant: &Tenant, id: ImportId) -> Result<()> {
+    pub async fn import_items_cancel(&mut self, tenant: &Tenant, id: ImportId) -> Result<u64> {
         // In this order: what is claimed meanwhile is met by the second.
         let mut moved = Counts::default();
         for from in [ItemState::Pending, ItemState::Fetching] {
@@ -636,7 +799,8 @@ impl Conn<'_> {
             });
             moved += Counts::moved(from, ItemState::Cancelled, rows(cancelled)?);
         }
-        self.import_count(id, moved).await
+        self.import_count(id, moved).await?;
+        unsigned(moved.cancelled)
     }
 
     /// Makes the items of a locked import that failed pending again, but for those that can't be
@@ -752,6 +916,25 @@ impl Conn<'_> {
             .fetch_all(c)
             .await?
         }))
+    }
+
+    /// How many imports run, how many of their items wait and are claimed, and when the first lease runs out.
+    pub async fn import_standing(&mut self) -> Result<(i64, i64, i64, Option<Timestamp>)> {
+        let (running, pending, fetching) = on!(self, |c| {
+            sqlx::query_as(
+                "SELECT COUNT(DISTINCT i.id), CAST(COALESCE(SUM(c.pending), 0) AS BIGINT),
+                        CAST(COALESCE(SUM(c.fetching), 0) AS BIGINT)
+                 FROM imports i JOIN import_counts c ON c.import_id = i.id WHERE i.state = 'running'",
+            )
+            .fetch_one(c)
+            .await?
+        });
+        let first = on!(self, |c| {
+            sqlx::query_scalar("SELECT MIN(lease_until) FROM import_items WHERE state = 'fetching'")
+                .fetch_one(c)
+                .await?
+        });
+        Ok((running, pending, fetching, first))
     }
 
     /// The next items of an import that may be claimed now, each with its host.

@@ -103,6 +103,18 @@ macro_rules! counted {
 }
 
 impl Conn<'_> {
+    /// How many dead objects are due.
+    pub async fn objects_due(&mut self, now: Timestamp) -> Result<i64> {
+        Ok(on!(self, |c| {
+            sqlx::query_scalar(
+                "SELECT COUNT(*) FROM objects WHERE state = 'dead' AND delete_at <= $1",
+            )
+            .bind(now)
+            .fetch_one(c)
+            .await?
+        }))
+    }
+
     pub async fn object_intend(&mut self, intent: &Intent) -> Result<()> {
         run!(self, "INSERT INTO objects (id, tenant, state, epoch, refs, lease_until, quiet_at, created_at,
                                       reserved_bytes, reserved_files)

@@ -79,6 +79,10 @@ impl Pool {
         Ok(pool)
     }
 
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
     pub(super) async fn lease(&self) -> Result<Lease> {
         Ok(Lease {
             conn: self.pool.acquire().await?,

@@ -283,7 +283,7 @@ impl Conn<'_> {
 
     /// For the rest of the transaction: a look at every row takes longer than any request may. So it
     /// is not made by `on!`, which would give it up.
-    async fn without_time_limit(&mut self) -> Result<()> {
+    pub(super) async fn without_time_limit(&mut self) -> Result<()> {
         if let Self::Postgres(c, _) = self {
             sqlx::query("SELECT set_config('statement_timeout', '0', true)")
                 .execute(&mut **c)

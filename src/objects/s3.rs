@@ -26,12 +26,16 @@ use url::Url;
 use super::{ByteStream, CALL_TIMEOUT, Found, Lease, Marked};
 use crate::error::{Error, Result};
 use crate::faults::Faults;
+use crate::metrics::Store;
 
 mod listing;
+mod measured;
+mod pieces;
 mod points;
 mod retries;
 mod writer;
 
+use pieces::Pieces;
 use retries::Retries;
 pub(super) use writer::Writer;
 
@@ -94,6 +98,7 @@ struct Inner {
     /// Never retries by itself, so that a writer learns of each try whose outcome is unknown.
     strict: AmazonS3,
     retries: Retries,
+    pieces: Arc<Pieces>,
     http: HttpClient,
     /// The bucket's own URL, without a slash at its end.
     bucket_url: String,
@@ -111,7 +116,7 @@ impl HttpConnector for Shared {
 }
 
 impl S3 {
-    pub(super) fn open(settings: &S3Settings, faults: Faults) -> Result<Self> {
+    pub(super) fn open(settings: &S3Settings, faults: Faults, metrics: Store) -> Result<Self> {
         if settings.bucket.is_empty() {
             return Err(Error::unavailable("no bucket is named"));
         }
@@ -132,7 +137,7 @@ impl S3 {
             .connect(&options)
             .map_err(Error::unavailable)?;
         let first_pause = faults.pause(FIRST_PAUSE);
-        let http = points::between(http, faults);
+        let http = points::between(measured::between(http, metrics), faults);
         let retries = Retries::new(first_pause);
 
         // Built for its credentials alone: those that come over the network need a client of their
@@ -175,6 +180,7 @@ impl S3 {
                 strict: store(never, retries.counting(http.clone()))?,
                 http: retries.counting(http),
                 retries,
+                pieces: Arc::default(),
                 bucket_url,
                 region,
             }),
@@ -532,16 +538,20 @@ mod tests {
 
     #[test]
     fn half_a_key_does_not_open() {
+        let open = |settings: &S3Settings| {
+            let metrics = crate::metrics::Metrics::default().store.clone();
+            S3::open(settings, Faults::none(), metrics)
+        };
         let half = S3Settings {
             secret_access_key: None,
             ..settings()
         };
-        assert!(S3::open(&half, Faults::none()).is_err());
+        assert!(open(&half).is_err());
         let nameless = S3Settings {
             bucket: String::new(),
             ..settings()
         };
-        assert!(S3::open(&nameless, Faults::none()).is_err());
+        assert!(open(&nameless).is_err());
     }
 
     #[test]

@@ -10,3 +10,4 @@ pub mod origin;
 pub mod proxy;
 pub mod raw;
 pub mod service;
+pub mod tls_origin;

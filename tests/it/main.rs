@@ -14,6 +14,7 @@ mod identity;
 mod imports;
 mod layers;
 mod metadata_conformance;
+mod metrics;
 mod objects_conformance;
 mod objects_s3_faults;
 mod operations;

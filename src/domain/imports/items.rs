@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt};
 use md5::{Digest, Md5};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -17,14 +17,15 @@ use url::Url;
 use crate::error::{Error, Kind, Result};
 use crate::fetch::{self, Failure, Transfer};
 use crate::id::FileId;
-use crate::metadata::imports::{Claimed, Counts, Ended, Held, ItemState, State};
-use crate::metadata::usage::{Amount, Change};
+use crate::metadata::imports::{Claimed, Ended, Held, ItemState, State};
+use crate::metrics::Active;
 
 use super::super::content::{Planned, Written};
-use super::super::files::{File, Sniff, UNNAMED, matches_declared, publish};
+use super::super::files::{File, Sniff, UNNAMED, matches_declared};
 use super::super::properties::{NAME_BYTES, name_fault};
-use super::super::{Caller, Domain, quota};
+use super::super::{Caller, Domain};
 use super::Options;
+use super::ends::Ending;
 
 /// An item that has brought more than this waits for one of the few places that large ones have:
 /// what is held in memory for each grows with its speed.
@@ -138,6 +139,7 @@ impl Domain {
         large: Arc<Semaphore>,
         stop: CancellationToken,
     ) {
+        let _active = Active::count(&self.metrics.imports.active);
         let held = &work.item.held;
         let ended = match self.item_store(work, sniff, place, large, stop).await {
             Ok(()) => return,
@@ -249,7 +251,11 @@ impl Domain {
             .item_done(work, name, content_type, status, &written)
             .await
         {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                self.metrics.imports.done.inc();
+                self.metrics.imports.bytes.inc_by(written.size);
+                Ok(())
+            }
             Ok(false) => {
                 self.written_abandon(written).await;
                 Err(Outcome::GivenUp)
@@ -312,43 +318,16 @@ impl Domain {
         };
         let detail = json!({"import": item.held.import, "item": item.held.number});
         let event = self.event(&work.caller, "file.created", file.id, detail);
-        let size = quota::amount(file.size)?;
-        let (sha256, settled, unreserved) = (written.sha256, written.settled, written.unreserved);
-        let clock = self.clock.clone();
-        self.metadata
-            .write(
-                (file, event, item.held.clone()),
-                move |tx, (file, event, held)| {
-                    // Read again at each attempt: the lease must hold when the transaction ends.
-                    let now = clock.now();
-                    async move {
-                        if !tx
-                            .import_item_done(held, status, file.id, file.size)
-                            .await?
-                        {
-                            return Ok(false);
-                        }
-                        let reserved =
-                            publish(tx, file, event, &sha256, settled, unreserved, now).await?;
-                        let moved = Counts {
-                            bytes: size,
-                            ..Counts::moved(ItemState::Fetching, ItemState::Done, 1)
-                        };
-                        tx.import_count(held.import, moved).await?;
-                        let change = Change {
-                            used: Amount {
-                                bytes: size,
-                                files: 1,
-                            },
-                            reserved: -reserved,
-                        };
-                        quota::record(tx, &file.tenant, change).await?;
-                        Ok(true)
-                    }
-                    .boxed()
-                },
-            )
-            .await
+        self.item_end_with(Ending {
+            held: item.held.clone(),
+            status,
+            file,
+            event,
+            sha256: written.sha256,
+            settled: written.settled,
+            unreserved: written.unreserved,
+        })
+        .await
     }
 
     async fn item_failed(&self, work: &Work, trouble: Trouble) -> Result<()> {
@@ -360,6 +339,7 @@ impl Domain {
         } else {
             ItemState::Failed
         };
+        self.metrics.imports.error(trouble.name);
         let wait = pause(failures).max(trouble.retry_after.unwrap_or_default());
         let not_before = self.clock.now().plus(wait);
         let ended = Ended {
@@ -378,7 +358,9 @@ impl Domain {
         not_before: crate::clock::Timestamp,
         ended: Ended,
     ) -> Result<()> {
-        self.metadata
+        let retried = to == ItemState::Pending && ended.error.is_some();
+        let reached = self
+            .metadata
             .write((held.clone(), ended), move |tx, (held, ended)| {
                 async move {
                     let mut to = to;
@@ -389,13 +371,22 @@ impl Domain {
                             to = ItemState::Cancelled;
                         }
                     }
-                    tx.import_item_end(held, to, failures, not_before, ended)
+                    let ours = tx
+                        .import_item_end(held, to, failures, not_before, ended)
                         .await?;
-                    Ok(())
+                    Ok(ours.then_some(to))
                 }
                 .boxed()
             })
-            .await
+            .await?;
+        let metrics = &self.metrics.imports;
+        match reached {
+            Some(ItemState::Pending) if retried => _ = metrics.retries.inc(),
+            Some(ItemState::Failed) => _ = metrics.failed.inc(),
+            Some(ItemState::Cancelled) => _ = metrics.cancelled.inc(),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Lets items be claimed again whose process is gone; how many.
@@ -450,6 +441,8 @@ struct Arrived {
     end: Option<End>,
     /// Of all bytes, in hexadecimal digits.
     md5: Option<String>,
+    /// Until the writer is done, which holds the last of them when the last one has come.
+    among_large: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a body broke off.
@@ -496,12 +489,14 @@ impl Came {
     ) -> BoxStream<'static, Result<Bytes>> {
         async_stream::try_stream! {
             let mut size = 0;
-            let mut among_large = None;
+            let mut among_large = false;
             loop {
                 let next = async {
-                    if size > LARGE && among_large.is_none() {
+                    if size > LARGE && !among_large {
+                        among_large = true;
                         // It is never closed.
-                        among_large = large.clone().acquire_owned().await.ok();
+                        let permit = large.clone().acquire_owned().await.ok();
+                        self.set(|arrived| arrived.among_large = permit);
                     }
                     body.next().await
                 };
@@ -524,7 +519,7 @@ impl Came {
                 yield chunk;
             }
             // The next item may be asked for while this one is made durable.
-            drop((body, place, among_large));
+            drop((body, place));
             if let Some(md5) = md5 {
                 self.set(|arrived| arrived.md5 = Some(hex::encode(md5.finalize())));
             }

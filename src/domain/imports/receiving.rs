@@ -11,6 +11,7 @@ use url::Url;
 use crate::error::{Error, Invalid, Kind, Result};
 use crate::fetch::policy::{HEADERS, URL_BYTES};
 use crate::id::{ImportId, Tenant};
+use crate::metadata::events::Event;
 use crate::metadata::imports::{Ended, Import, NewItem};
 
 use super::super::files::Metadata;
@@ -163,8 +164,9 @@ impl Domain {
             .min(imports.max_file_size.bytes())
     }
 
-    /// Removes what is left of imports whose senders are gone.
+    /// Removes what is left of imports whose senders are gone, and those that were kept for long enough.
     pub async fn import_sweep(&self) -> Result<()> {
+        self.imports_expire().await?;
         loop {
             let now = self.clock.now();
             let mut reader = self.metadata.reader().await?;
@@ -181,6 +183,39 @@ impl Domain {
                 if gone {
                     break;
                 }
+            }
+        }
+    }
+}
+
+impl Domain {
+    /// Gives imports that ended long ago to the sweep: nobody sees them from here on.
+    async fn imports_expire(&self) -> Result<()> {
+        const AT_ONCE: u32 = 100;
+        loop {
+            let now = self.clock.now();
+            let ended = now.minus(self.rules.imports.keep);
+            let mut reader = self.metadata.reader().await?;
+            let found = reader.conn().import_kept(ended, AT_ONCE).await?;
+            drop(reader);
+            let all = found.len() < AT_ONCE as usize;
+            for (id, tenant) in found {
+                let event = self.event(&Caller::service(tenant), "import.expired", id, json!({}));
+                self.metadata
+                    .write(event, move |tx, event: &Event| {
+                        async move {
+                            // Somebody may have had it tried again meanwhile.
+                            if tx.import_expire(&event.tenant, id, ended, now).await? {
+                                tx.event_insert(event).await?;
+                            }
+                            Ok(())
+                        }
+                        .boxed()
+                    })
+                    .await?;
+            }
+            if all {
+                return Ok(());
             }
         }
     }

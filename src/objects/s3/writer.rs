@@ -11,6 +11,7 @@ use object_store::{MultipartId, ObjectStoreExt, PutPayload};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::pieces::{LARGEST_PIECE, Shared};
 use super::retries::Retries;
 use super::{S3, in_time, is_absent, late, path};
 use crate::error::{Error, Result};
@@ -33,9 +34,6 @@ const PARTS_UNTIL_DOUBLE: u64 = 750;
 /// Together with the part that is being filled, a writer holds this many and one more.
 const PARTS_IN_FLIGHT: usize = 2;
 
-/// The bytes of a part are copied together, into pieces of at most this many bytes: a chunk is often
-/// a small view of a large buffer, and would keep all of that alive until the part is sent.
-const LARGEST_PIECE: usize = 1024 * 1024;
 const SMALLEST_PIECE: usize = 16 * 1024;
 
 pub struct Writer {
@@ -53,9 +51,7 @@ pub struct Writer {
     /// By their number from 0; None while it is being sent.
     parts: Vec<Option<PartId>>,
     sending: JoinSet<Result<Sent>>,
-    /// Memory of parts that were sent, for those to come: given back to the allocator and asked for
-    /// again, by other threads each time, it would come to twice as much.
-    spare: Vec<BytesMut>,
+    spare: Shared,
     open_calls: OpenCalls,
     state: State,
 }
@@ -79,6 +75,7 @@ enum State {
 impl Writer {
     pub(super) fn new(store: S3, key: &str, declared: Option<u64>, lease: Lease) -> Self {
         Self {
+            spare: store.inner.pieces.join(),
             store,
             key: key.to_owned(),
             declared,
@@ -89,7 +86,6 @@ impl Writer {
             stray_upload: false,
             parts: Vec::new(),
             sending: JoinSet::new(),
-            spare: Vec::new(),
             open_calls: OpenCalls::default(),
             state: State::Whole,
         }
@@ -106,7 +102,7 @@ impl Writer {
                 let taken = chunk
                     .len()
                     .min(usize::try_from(self.room()).unwrap_or(usize::MAX));
-                self.filling.push(chunk.split_to(taken), &mut self.spare);
+                self.filling.push(chunk.split_to(taken), &self.spare);
                 self.written += taken as u64;
             }
         }
@@ -260,12 +256,7 @@ impl Writer {
                         .get_mut(index)
                         .ok_or_else(|| Error::internal("a part that was not sent"))?;
                     *slot = Some(id);
-                    // What the client of the store still holds can't be written again.
-                    let free = pieces
-                        .into_iter()
-                        .filter_map(|piece| piece.try_into_mut().ok());
-                    self.spare
-                        .extend(free.filter(|piece| piece.capacity() >= LARGEST_PIECE));
+                    self.spare.give(pieces);
                     Ok(())
                 });
         if recorded.is_err() {
@@ -285,17 +276,16 @@ struct Part {
 }
 
 impl Part {
-    fn push(&mut self, mut chunk: Bytes, spare: &mut Vec<BytesMut>) {
+    fn push(&mut self, mut chunk: Bytes, spare: &Shared) {
         while !chunk.is_empty() {
             if self.filling.len() == self.filling.capacity() {
                 self.seal();
-                self.filling = spare.pop().unwrap_or_else(|| {
+                self.filling = spare.take().unwrap_or_else(|| {
                     // As long as all before it, so that a small object takes little.
                     let grown = usize::try_from(self.length).unwrap_or(LARGEST_PIECE);
                     let capacity = grown.max(chunk.len()).clamp(SMALLEST_PIECE, LARGEST_PIECE);
                     BytesMut::with_capacity(capacity)
                 });
-                self.filling.clear();
             }
             let room = self.filling.capacity() - self.filling.len();
             let taken = chunk.split_to(chunk.len().min(room));
@@ -465,6 +455,7 @@ fn http_error(error: &object_store::Error) -> Option<&HttpError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pieces::Pieces;
     use super::*;
 
     const TIB: u64 = 1024 * 1024 * MIB;
@@ -526,9 +517,9 @@ mod tests {
         let bytes: Vec<u8> = (0..5_000_000_u32).map(|i| i as u8).collect();
         for size in [5, 70_000, bytes.len()] {
             let mut part = Part::default();
-            let mut spare = Vec::new();
+            let spare = Arc::<Pieces>::default().join();
             for chunk in bytes.chunks(size) {
-                part.push(Bytes::copy_from_slice(chunk), &mut spare);
+                part.push(Bytes::copy_from_slice(chunk), &spare);
             }
             assert_eq!(part.length, bytes.len() as u64);
             let first = part.payload();
@@ -538,20 +529,6 @@ mod tests {
             assert!(pieces.iter().all(|piece| piece.len() <= LARGEST_PIECE));
             assert!(pieces.concat() == bytes);
         }
-    }
-
-    #[test]
-    fn the_memory_of_a_sent_part_is_used_again() {
-        let mut part = Part::default();
-        let mut spare = vec![BytesMut::from(&[7; LARGEST_PIECE][..])];
-        let at = spare[0].as_ptr();
-        part.push(Bytes::from_static(b"bytes"), &mut spare);
-        assert!(spare.is_empty());
-        let pieces = part.into_pieces();
-        assert_eq!(pieces, ["bytes"]);
-        assert_eq!(pieces[0].as_ptr(), at);
-        let piece = pieces.into_iter().next().unwrap().try_into_mut().unwrap();
-        assert!(piece.capacity() >= LARGEST_PIECE);
     }
 
     #[test]

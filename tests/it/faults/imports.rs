@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use box_service::domain::imports::{Grant, Import, ItemState, Offered, State};
+use box_service::domain::imports::{Ends, Grant, Import, ItemState, Offered, State};
 use box_service::domain::{Caller, Domain};
 use box_service::error::{Error, Result};
 use box_service::id::{ClaimId, ImportId, Tenant};
+use futures::future::join_all;
 use tokio::sync::Semaphore;
 
 use crate::harness::origin::{Origin, head, ok};
@@ -18,10 +19,13 @@ use super::walk::{Operation, walk_on_every_pair};
 walk_on_every_pair!(
     import_received: Received,
     import_item: Item,
+    import_items_together: ItemsTogether,
     import_item_that_fails: ItemThatFails,
     import_cancelled: Cancelled,
     import_retried: Retried,
 );
+
+const TOGETHER: usize = 4;
 
 const OPEN: &[(&str, &str)] = &[("BOX_FETCH__ALLOW_NETWORKS", "127.0.0.0/8")];
 
@@ -34,10 +38,10 @@ struct Given {
 
 async fn received(domain: &Domain, caller: &Caller, urls: &[String], key: bool) -> Result<Import> {
     let mut receiving = domain.import_receive(caller).await?;
-    for url in urls {
+    for (index, url) in urls.iter().enumerate() {
         let offered = Offered {
             url: url.clone(),
-            name: Some("new".to_owned()),
+            name: Some(name(index)),
             ..Offered::default()
         };
         receiving.push(offered).await?;
@@ -47,6 +51,13 @@ async fn received(domain: &Domain, caller: &Caller, urls: &[String], key: bool) 
     receiving
         .finish(options, key.as_ref().map(|once| (once, [7; 32])))
         .await
+}
+
+fn name(index: usize) -> String {
+    match index {
+        0 => "new".to_owned(),
+        _ => format!("new-{index}"),
+    }
 }
 
 /// One item, whose origin answers so.
@@ -72,12 +83,12 @@ async fn work(domain: &Domain, tenant: &Tenant, id: ImportId) -> Result<Import> 
         let numbers = candidates.into_iter().map(|(number, _)| number).collect();
         let claim = ClaimId::new(domain.clock.now());
         let grants = vec![Grant { import, numbers }];
-        for work in domain.import_claim(claim, grants).await? {
+        let works = domain.import_claim(claim, grants).await?;
+        let items = works.iter().map(|work| {
             let large = Arc::new(Semaphore::new(1));
-            domain
-                .import_item(&work, sniff, (), large, Default::default())
-                .await;
-        }
+            domain.import_item(work, sniff, (), large, Default::default())
+        });
+        join_all(items).await;
     }
     domain.import_finish().await?;
     let import = exact(domain, tenant, id).await?;
@@ -154,6 +165,47 @@ impl Operation for Item {
 
     fn done(&self, _: &Given, view: &mut View) {
         view.files.insert("new".into(), Seen::new(b"bytes"));
+    }
+}
+
+/// What comes while the transaction of another one runs ends in one of its own.
+struct ItemsTogether;
+
+impl Operation for ItemsTogether {
+    const NAME: &'static str = "import of items that end together";
+    const MANY: bool = true;
+    const LEASED: bool = true;
+    const REPEATS: bool = true;
+    const VARIABLES: &'static [(&'static str, &'static str)] = OPEN;
+    type Given = Given;
+
+    async fn prepare(&self, site: &Site, caller: &Caller) -> Given {
+        let origin = Origin::start().await;
+        let urls: Vec<String> = (0..TOGETHER)
+            .map(|number| origin.file(&format!("/{number}"), b"bytes"))
+            .collect();
+        let import = received(&site.calm, caller, &urls, false).await.unwrap();
+        Given {
+            _origin: origin,
+            import: import.id,
+        }
+    }
+
+    async fn run(&self, domain: &Domain, caller: &Caller, given: &Given) -> Result<()> {
+        let domain = Domain {
+            ends: Arc::new(Ends::new(1)),
+            ..domain.clone()
+        };
+        let import = work(&domain, &caller.tenant, given.import).await?;
+        let all = i64::try_from(TOGETHER).unwrap();
+        assert_eq!((import.counts.done, import.counts.bytes), (all, all * 5));
+        Ok(())
+    }
+
+    fn done(&self, _: &Given, view: &mut View) {
+        for index in 0..TOGETHER {
+            view.files.insert(name(index), Seen::new(b"bytes"));
+        }
     }
 }
 

@@ -6,13 +6,18 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::until;
 
 /// What is done on a connection once the head of a request has come.
 #[derive(Clone, Debug)]
 pub enum Act {
     Send(Vec<u8>),
     Wait(Duration),
-    /// Says nothing more, and does not close.
+    /// Waits until the test cancels it, or the other side is gone.
+    Hold(CancellationToken),
+    /// Says nothing more, and does not close before the other side does.
     Stall,
     /// Closes so that the other side is told of an error.
     Reset,
@@ -87,6 +92,14 @@ impl Origin {
             .filter(|seen| seen.path == path)
             .cloned()
             .collect()
+    }
+
+    /// Waits until so many requests are at work, neither more nor less.
+    pub async fn until_busy(&self, requests: usize) {
+        until(&format!("{requests} requests are at work"), || async {
+            self.shared.busy.lock().unwrap().0 == requests
+        })
+        .await;
     }
 
     pub fn most_at_a_time(&self) -> usize {
@@ -184,7 +197,17 @@ async fn act(tcp: &mut TcpStream, answer: Vec<Act>) -> bool {
                 tokio::time::sleep(time).await;
                 Ok(())
             }
-            Act::Stall => std::future::pending().await,
+            Act::Hold(held) => {
+                tokio::select! {
+                    () = held.cancelled() => {}
+                    () = gone(&*tcp) => return false,
+                }
+                Ok(())
+            }
+            Act::Stall => {
+                gone(&*tcp).await;
+                return false;
+            }
             Act::Reset => {
                 let _ = tcp.set_zero_linger();
                 return false;
@@ -200,4 +223,11 @@ async fn act(tcp: &mut TcpStream, answer: Vec<Act>) -> bool {
         }
     }
     true
+}
+
+/// Ready when the other side has closed the connection, which sends nothing more before.
+async fn gone(tcp: &TcpStream) {
+    while matches!(tcp.peek(&mut [0]).await, Ok(1..)) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -30,6 +30,8 @@ pub struct Service {
     pub clock: Clock,
     /// `http://127.0.0.1:PORT`
     pub url: String,
+    /// The same of `admin_listen`, where it is configured.
+    pub admin_url: Option<String>,
     /// What the configuration was made from, to start another service over the same parts.
     pub variables: Vec<(String, String)>,
     stop: CancellationToken,
@@ -117,10 +119,19 @@ impl Service {
             .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        let (admin, admin_url) = match app.config.admin_listen {
+            None => (None, None),
+            Some(listen) => {
+                let listener = TcpListener::bind(listen).await.unwrap();
+                let url = format!("http://{}", listener.local_addr().unwrap());
+                (Some(listener), Some(url))
+            }
+        };
         let stop = CancellationToken::new();
         let serving = tokio::spawn(server::serve(
             app.clone(),
             listener,
+            admin,
             stop.clone().cancelled_owned(),
         ));
         Self {
@@ -128,6 +139,7 @@ impl Service {
             app,
             clock,
             url,
+            admin_url,
             variables,
             stop,
             serving: Mutex::new(Some(serving)),

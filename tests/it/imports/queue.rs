@@ -8,10 +8,11 @@ use box_service::domain::imports::{Grant, Import, Offered, State, Work};
 use box_service::domain::{Caller, Domain};
 use box_service::id::{ClaimId, ImportId, Tenant};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::receiving::post;
-use super::{assert_exact, done, get, items, start};
-use crate::harness::client::{Client, send};
+use super::{act, assert_exact, done, get, items, start, until};
+use crate::harness::client::send;
 use crate::harness::origin::{Act, Origin, head, ok};
 use crate::harness::service::{Service, on_every_pair};
 
@@ -27,25 +28,9 @@ on_every_pair!(
     another_tenant_sees_nothing,
 );
 
-fn slow(time: u64) -> Vec<Act> {
-    vec![Act::Wait(Duration::from_millis(time)), ok("", b"x")]
-}
-
-async fn act(client: &Client, import: &Value, what: &str) -> Value {
-    let path = format!("/v1/imports/{}/{what}", import["id"].as_str().unwrap());
-    send(client.post(&path)).await.json(200)
-}
-
-/// Waits until the import is as it should be.
-async fn until(client: &Client, import: &Value, is: impl Fn(&Value) -> bool) -> Value {
-    for _ in 0..1_000 {
-        let now = get(client, import).await;
-        if is(&now) {
-            return now;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{} does not become so", get(client, import).await);
+/// An answer that comes when the test lets it.
+fn held(held: &CancellationToken) -> Vec<Act> {
+    vec![Act::Hold(held.clone()), ok("", b"x")]
 }
 
 async fn bounds_are_kept(service: &Service) {
@@ -56,20 +41,28 @@ async fn bounds_are_kept(service: &Service) {
         (json!({"per_host": 2}), 2),
     ] {
         let origin = Origin::start().await;
+        let hold = CancellationToken::new();
+        // Those that come later are at work together for a while, too.
+        let answer = vec![
+            Act::Hold(hold.clone()),
+            Act::Wait(Duration::from_millis(20)),
+            ok("", b"x"),
+        ];
         let urls: Vec<Value> = (0..40)
-            .map(|number| json!({"url": origin.answers(&format!("/{number}"), vec![slow(30)])}))
+            .map(|number| {
+                let answers = vec![answer.clone()];
+                json!({"url": origin.answers(&format!("/{number}"), answers)})
+            })
             .collect();
         let body = json!({"items": urls, "options": options});
         let import = post(&client, "", "application/json", body.to_string())
             .await
             .json(202);
+        origin.until_busy(most).await;
+        hold.cancel();
         let import = done(service, &client, &import).await;
         assert_eq!(import["counts"]["done"], 40);
-        let found = origin.most_at_a_time();
-        assert!(
-            found <= most && found >= most.min(16) / 2,
-            "{found} at a time with {options}"
-        );
+        assert_eq!(origin.most_at_a_time(), most, "with {options}");
     }
 }
 
@@ -97,13 +90,12 @@ async fn cancelling_stops_what_runs(service: &Service) {
         origin.file("/a", b"x"),
         origin.answers("/endless", vec![endless]),
     ];
-    urls.extend((0..50).map(|number| origin.answers(&format!("/{number}"), vec![slow(600_000)])));
+    let hold = CancellationToken::new();
+    urls.extend((0..50).map(|number| origin.answers(&format!("/{number}"), vec![held(&hold)])));
     let client = service.client("acme");
     let import = start(&client, &urls).await;
-    until(&client, &import, |now| {
-        now["counts"]["done"] == 1 && now["counts"]["fetching"] != 0
-    })
-    .await;
+    until(&client, &import, |now| now["counts"]["done"] == 1).await;
+    origin.until_busy(16).await;
     let cancelled = act(&client, &import, "cancel").await;
     assert_eq!(
         (&cancelled["state"], &cancelled["counts"]["cancelled"]),
@@ -113,7 +105,7 @@ async fn cancelling_stops_what_runs(service: &Service) {
     let asked: usize = (0..50)
         .map(|number| origin.seen(&format!("/{number}")).len())
         .sum();
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    origin.until_busy(0).await;
     let later: usize = (0..50)
         .map(|number| origin.seen(&format!("/{number}")).len())
         .sum();
@@ -288,14 +280,11 @@ async fn a_stop_gives_back_what_was_claimed(service: &Service) {
     let origin = Origin::start().await;
     let path = |number: u32| format!("/{number}");
     let urls: Vec<String> = (0..16)
-        .map(|number| origin.answers(&path(number), vec![vec![Act::Stall], slow(0)]))
+        .map(|number| origin.answers(&path(number), vec![vec![Act::Stall], vec![ok("", b"x")]]))
         .collect();
     let client = service.client("acme");
     let import = start(&client, &urls).await;
-    until(&client, &import, |_| {
-        (0..16).all(|number| !origin.seen(&path(number)).is_empty())
-    })
-    .await;
+    origin.until_busy(16).await;
     service.stop().await;
     let (pending, held) = (
         "import_items WHERE state = 'pending'",

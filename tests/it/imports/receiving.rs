@@ -8,7 +8,7 @@ use crate::harness::origin::Origin;
 use crate::harness::service::{Service, on_every_pair};
 
 on_every_pair!(
-    with [crate::imports::OPEN[0], crate::imports::OPEN[1], ("BOX_IMPORTS__MAX_ITEMS", "5000")];
+    with [crate::imports::OPEN[0], ("BOX_IMPORTS__MAX_ITEMS", "5000")];
     every_format_says_the_same,
     a_bad_line_is_an_item_that_failed,
     a_dry_run_keeps_nothing,

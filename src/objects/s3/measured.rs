@@ -1,0 +1,104 @@
+//! Counts and times every request to S3, whoever makes it and however often.
+
+use object_store::client::{HttpClient, HttpError, HttpRequest, HttpResponse, HttpService};
+use reqwest::StatusCode;
+
+use crate::metrics::{Operation, Outcome, Store};
+
+use super::retries::is_transient;
+
+pub(super) fn between(http: HttpClient, metrics: Store) -> HttpClient {
+    HttpClient::new(Measured { http, metrics })
+}
+
+#[derive(Debug)]
+struct Measured {
+    http: HttpClient,
+    metrics: Store,
+}
+
+#[async_trait::async_trait]
+impl HttpService for Measured {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let operation = operation(request.method().as_str(), request.uri().query());
+        let call = self.metrics.call(operation);
+        let outcome = self.http.execute(request).await;
+        call.ended(match &outcome {
+            Ok(answer) => of_status(answer.status()),
+            Err(_) => Outcome::Failed,
+        });
+        outcome
+    }
+}
+
+fn operation(method: &str, query: Option<&str>) -> Operation {
+    let has = |name: &str| {
+        let mut pairs = query.unwrap_or_default().split('&');
+        pairs.any(|pair| pair.split('=').next() == Some(name))
+    };
+    match method {
+        "GET" if has("list-type") || has("uploads") => Operation::List,
+        "GET" => Operation::Get,
+        "HEAD" => Operation::Head,
+        "PUT" if has("partNumber") => Operation::PutPart,
+        "POST" if has("uploads") => Operation::CreateMultipart,
+        "POST" => Operation::CompleteMultipart,
+        "DELETE" if has("uploadId") => Operation::AbortMultipart,
+        "DELETE" => Operation::Delete,
+        _ => Operation::Put,
+    }
+}
+
+fn of_status(status: StatusCode) -> Outcome {
+    if is_transient(status) {
+        Outcome::Failed
+    } else if status == StatusCode::NOT_FOUND {
+        Outcome::NotFound
+    } else if status.is_client_error() {
+        Outcome::Refused
+    } else {
+        Outcome::Ok
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_known_by_its_method_and_query() {
+        for (method, query, wanted) in [
+            ("GET", None, Operation::Get),
+            ("GET", Some("list-type=2&prefix=a"), Operation::List),
+            ("GET", Some("uploads&prefix=a"), Operation::List),
+            ("GET", Some("uploads=&prefix=a"), Operation::List),
+            ("HEAD", None, Operation::Head),
+            ("PUT", None, Operation::Put),
+            ("PUT", Some("partNumber=1&uploadId=a"), Operation::PutPart),
+            ("POST", Some("uploads"), Operation::CreateMultipart),
+            ("POST", Some("uploads="), Operation::CreateMultipart),
+            ("POST", Some("uploadId=a"), Operation::CompleteMultipart),
+            ("DELETE", Some("uploadId=a"), Operation::AbortMultipart),
+            ("DELETE", None, Operation::Delete),
+        ] {
+            assert_eq!(operation(method, query), wanted, "{method} {query:?}");
+        }
+    }
+
+    #[test]
+    fn an_outcome_is_known_by_its_status() {
+        for (status, wanted) in [
+            (200, Outcome::Ok),
+            (206, Outcome::Ok),
+            (304, Outcome::Ok),
+            (403, Outcome::Refused),
+            (404, Outcome::NotFound),
+            (412, Outcome::Refused),
+            (429, Outcome::Failed),
+            (503, Outcome::Failed),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(of_status(status), wanted, "{status}");
+        }
+    }
+}
