@@ -4,7 +4,8 @@ nginx (WebDAV PUT, sendfile) and against box with its defaults (SHA-256, fsync),
 
 Rounds are interleaved, and dirty pages are written out between transfers, outside the timing,
 so that no server pays for another's. nginx neither hashes nor syncs, so the ratio is what these
-cost. Exit status 0 if all was measured, 2 if not: there is no threshold here.
+cost; --floor puts beside them the least that a program can do that does both. Exit status 0 if
+all was measured, 2 if not: there is no threshold here.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ import json
 import os
 import pwd
 import shutil
+import socket
 import statistics
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Iterator
 
@@ -71,12 +71,14 @@ http {{
 
 @dataclasses.dataclass
 class Contender:
-    """A server to measure. `pid`: whose CPU seconds count, its children's too."""
+    """A server to measure. `pid`: whose CPU seconds count, its children's too; `serves`: it gives
+    back what it took."""
 
     name: str
     url: str
     pid: int
     token: str = ""
+    serves: bool = True
 
     def upload(self, source: Path, name: str, answer: Path) -> tuple[common.Transfer, str]:
         """Sends the file; gives the path to fetch it from."""
@@ -116,27 +118,54 @@ def nginx(work: Path, buffer: str) -> Iterator[Contender]:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for_nginx(process, url, home / "error.log")
+        wait_for(process, port, home / "error.log")
         yield Contender("nginx", url, process.pid)
     finally:
         common.stop(process, 10)
 
 
-def wait_for_nginx(process: subprocess.Popen, url: str, log: Path) -> None:
-    """Until it answers, 10 s at most."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+@contextlib.contextmanager
+def floor(work: Path) -> Iterator[Contender]:
+    """floor.c, built here: it receives, hashes, writes and flushes, and does nothing else."""
+    program, home, port = work / "floor", work / "floor-data", common.free_port()
+    source = Path(__file__).with_name("floor.c")
+    built = subprocess.run(
+        ["cc", "-O2", "-o", str(program), str(source), "-lcrypto", "-lpthread"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if built.returncode != 0:
+        raise Failure(f"floor.c needs a C compiler and OpenSSL (Debian: libssl-dev): {built.stderr[:2000]}")
+    home.mkdir()
+    log = work / "floor.log"
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [str(program), str(port), str(home)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
+    try:
+        wait_for(process, port, log)
+        yield Contender("floor", f"http://127.0.0.1:{port}", process.pid, serves=False)
+    finally:
+        common.stop(process, 10)
+
+
+def wait_for(process: subprocess.Popen, port: int, log: Path) -> None:
+    """Until it takes connections, 10 s at most."""
     for _ in range(200):
         if process.poll() is not None:
             break
         try:
-            opener.open(url, timeout=1).close()
-        except urllib.error.HTTPError:
-            return
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             time.sleep(0.05)
         else:
             return
-    raise Failure(f"nginx did not start: {common.start_of(log, 2000)}")
+    raise Failure(f"{process.args[0]} did not start: {common.start_of(log, 2000)}")
 
 
 @dataclasses.dataclass
@@ -180,7 +209,7 @@ def one_round(
         transfer, places[each.name] = each.upload(source, f"round-{number}.bin", work / "answer")
         cpu = common.cpu_seconds(each.pid) - before
         samples.append(((each.name, "upload"), checked(transfer, size, cpu)))
-    for each in contenders:
+    for each in filter(lambda each: each.serves, contenders):
         before = common.cpu_seconds(each.pid)
         transfer = each.download(places[each.name])
         cpu = common.cpu_seconds(each.pid) - before
@@ -201,7 +230,9 @@ def report(samples: Samples, contenders: list[Contender]) -> None:
     rows = []
     for direction in ("upload", "download"):
         for each in contenders:
-            taken = samples[each.name, direction]
+            taken = samples.get((each.name, direction), [])
+            if not taken:
+                continue
             rates = [sample.rate for sample in taken]
             rows.append([
                 direction,
@@ -219,7 +250,9 @@ def report(samples: Samples, contenders: list[Contender]) -> None:
     for direction in ("upload", "download"):
         base = samples["nginx", direction]
         for each in contenders[1:]:
-            taken = samples[each.name, direction]
+            taken = samples.get((each.name, direction), [])
+            if not taken:
+                continue
             rounds = [mine.rate / other.rate for mine, other in zip(taken, base)]
             ratio = statistics.median(s.rate for s in taken) / statistics.median(s.rate for s in base)
             base_cpu = statistics.median(s.cpu for s in base)
@@ -238,13 +271,16 @@ def main() -> int:
         "--extra", action="store_true", help="a third server: box with BOX_STORE__FSYNC=false"
     )
     arguments.add_argument(
+        "--floor", action="store_true", help="another server: floor.c, which hashes, flushes and does nothing else"
+    )
+    arguments.add_argument(
         "--nginx-body-buffer",
         default="16k",
         help="nginx's client_body_buffer_size; 16k is nginx's own default on 64 bits",
     )
     given = arguments.parse_args()
     samples: Samples = {}
-    servers = 3 if given.extra else 2
+    servers = 2 + given.extra + given.floor
     needs = given.size * (servers * given.rounds + 2)
     with contextlib.ExitStack() as stack:
         work = stack.enter_context(common.workspace(given.dir, needs))
@@ -257,6 +293,8 @@ def main() -> int:
             at = stack.enter_context(common.site("local", work, **settings))
             server = stack.enter_context(Server(given.box, at))
             contenders.append(Contender(name, server.url, server.pid, server.token(TOKEN_TTL)))
+        if given.floor:
+            contenders.append(stack.enter_context(floor(work)))
         small = work / "small.bin"
         common.random_file(small, common.MIB)
         one_round(contenders, small, work, 0)
@@ -266,7 +304,7 @@ def main() -> int:
             for key, sample in one_round(contenders, source, work, number):
                 samples.setdefault(key, []).append(sample)
                 note(f"round {number}: {key[0]} {key[1]} {sample.rate:.0f} MB/s, CPU {sample.cpu:.2f} s")
-        for each in contenders[1:]:
+        for each in filter(lambda each: each.token, contenders):
             verify(each, source, sha256, work)
     print(f"{given.size / common.GIB:.2f} GiB, {given.rounds} rounds, one curl; {common.machine()}")
     report(samples, contenders)

@@ -16,6 +16,7 @@ function init(arguments)
     wrk.headers["Authorization"] = "Bearer " .. token
     refused = 0
     sent = 0
+    ran_out = 0
     math.randomseed(os.time() + number)
     if mode == "upload" then
         wrk.method = "POST"
@@ -46,8 +47,9 @@ function request()
     elseif mode == "list" then
         return wrk.format("GET", "/v1/files?limit=100")
     end
-    -- delete: each once; then what costs nothing, until the time is over.
+    -- delete: each once. wrk's time goes on when there are none left: the run is no measurement then.
     if sent > #ids then
+        ran_out = 1
         wrk.thread:stop()
         return wrk.format("GET", "/health/live")
     end
@@ -59,14 +61,15 @@ function response(status)
 end
 
 function done(summary, latency, requests)
-    local refused, sent = 0, 0
+    local refused, ran_out = 0, 0
     for _, thread in ipairs(threads) do
         refused = refused + thread:get("refused")
+        ran_out = ran_out + thread:get("ran_out")
     end
     local errors = summary.errors
     io.write(string.format(
-        'RESULT {"requests": %d, "seconds": %.6f, "refused": %d, "broken": %d, "p50": %.3f, "p99": %.3f}\n',
+        'RESULT {"requests": %d, "seconds": %.6f, "refused": %d, "broken": %d, "ran_out": %d, "p50": %.3f, "p99": %.3f}\n',
         summary.requests, summary.duration / 1e6, refused,
-        errors.connect + errors.read + errors.write + errors.timeout,
+        errors.connect + errors.read + errors.write + errors.timeout, ran_out,
         latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
 end

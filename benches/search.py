@@ -37,14 +37,14 @@ FROM numbers
 SQLITE = {
     "id": "unhex(printf('%032x', i + 1))",
     "sha256": "unhex(printf('%064x', i + 1))",
-    "metadata": "json_object('kind', 'k' || (i % 100), 'number', i, 'tags', json_array('t' || (i % 7), 'all'))",
+    "metadata": "json_object('kind', 'k' || (i % 100), 'number', i, 'at', json_object('number', i), 'tags', json_array('t' || (i % 7), 'all'))",
     "created": "1700000000000000 + i * 1000",
     "updated": "1700000000000000 + ((i * 7919) % 1000003) * 1000",
 }
 POSTGRES = {
     "id": "CAST(lpad(to_hex(i + 1), 32, '0') AS UUID)",
     "sha256": "decode(lpad(to_hex(i + 1), 64, '0'), 'hex')",
-    "metadata": "jsonb_build_object('kind', 'k' || (i % 100), 'number', i, 'tags', jsonb_build_array('t' || (i % 7), 'all'))",
+    "metadata": "jsonb_build_object('kind', 'k' || (i % 100), 'number', i, 'at', jsonb_build_object('number', i), 'tags', jsonb_build_array('t' || (i % 7), 'all'))",
     "created": "TIMESTAMPTZ '2023-11-14 22:13:20Z' + i * INTERVAL '1 millisecond'",
     "updated": "TIMESTAMPTZ '2023-11-14 22:13:20Z' + (CAST(i AS BIGINT) * 7919 % 1000003) * INTERVAL '1 millisecond'",
 }
@@ -107,6 +107,7 @@ def cases(rows: int) -> dict[str, dict[str, object]]:
         "metadata, 1 %": {"metadata": json.dumps({"kind": "k42"})},
         "metadata, all": {"metadata": json.dumps({"tags": ["all"]})},
         "metadata, one": {"metadata": json.dumps({"number": middle + 1})},
+        "metadata, one below": {"metadata": json.dumps({"at": {"number": middle + 1}})},
         "size, the largest": {"min_size": 9_990_000},
         "size, 1 %, by name": {"min_size": 5_000_000, "max_size": 5_100_000, "sort": "name"},
         "created, a second": {"created_after": at(middle), "created_before": at(middle + 1000)},

@@ -212,3 +212,11 @@ impl Tokens {
             .find(|(_, issuer)| issuer.name() == named)
     }
 }
+
+/// Whether a key of the JWK Set signed the token; None where one of both can't be read.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn signed_by(set: &[u8], token: &str) -> Option<bool> {
+    let keys = keys::KeySet::parse(set).ok()?;
+    let token = Token::parse(token)?;
+    Some(matches!(keys.judge(&token), keys::Verdict::Signed(_)))
+}

@@ -180,6 +180,11 @@ impl Faults {
         Ok(())
     }
 
+    /// False in a service that was started to serve.
+    pub fn are_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Makes a request, between two points.
     ///
     /// # Errors

@@ -55,6 +55,29 @@ macro_rules! run {
     };
 }
 
+/// Like `run!`, for a statement that has to change one row: where it changes none, the transaction fails
+/// with the error that `$otherwise` makes, at once or when SQLite runs it.
+macro_rules! run_one {
+    ($conn:expr, $sql:expr, [$($value:expr),+ $(,)?], $otherwise:expr) => {
+        match $conn {
+            $crate::metadata::Conn::Sqlite(conn) => {
+                let mut statement = conn.later_one($sql, $otherwise);
+                $(statement.bind($value)?;)+
+                conn.taken().await?;
+            }
+            $crate::metadata::Conn::Postgres(conn, patience) => {
+                let statement = async {
+                    let done = sqlx::query($sql)$(.bind($value))+.execute(&mut **conn).await?;
+                    Ok(done.rows_affected())
+                };
+                if $crate::metadata::postgres::in_time(*patience, statement).await? != 1 {
+                    return Err($otherwise());
+                }
+            }
+        }
+    };
+}
+
 mod containment;
 pub mod deployment;
 mod dialect;

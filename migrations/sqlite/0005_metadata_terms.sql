@@ -1,8 +1,9 @@
 -- Expands only: a binary that knows no more than 0004 goes on working, for triggers keep the table.
 
--- The members of files' metadata that are texts, numbers or truth values, to find files by them: a
--- text's first 100 characters, a number rounded, true as 1 and false as 0. What is found is compared
--- with the metadata itself. (PostgreSQL has an index of the whole.)
+-- The texts, numbers and truth values in files' metadata, to find files by them: each with the name of
+-- the member that it is, at whatever depth, or with none in an array. A text's first 100 characters, a number
+-- rounded, true as 1 and false as 0. What is found is compared with the metadata itself. (PostgreSQL has
+-- an index of the whole.)
 CREATE TABLE file_terms (
     tenant   TEXT NOT NULL,
     key      TEXT NOT NULL,
@@ -12,12 +13,12 @@ CREATE TABLE file_terms (
 ) STRICT, WITHOUT ROWID;
 
 CREATE VIEW file_term_sources (tenant, key, value, file_id) AS
-SELECT files.tenant, member.key,
+SELECT files.tenant, CASE typeof(member.key) WHEN 'text' THEN member.key ELSE '' END,
        CASE member.type WHEN 'text' THEN substr(member.atom, 1, 100)
                         WHEN 'real' THEN CAST(round(member.atom) AS INTEGER)
                         ELSE member.atom END,
        files.id
-FROM files, json_each(files.metadata) member
+FROM files, json_tree(files.metadata) member
 WHERE files.metadata <> '{}'
   AND (member.type IN ('text', 'true', 'false')
        -- Beyond, not every integer is a number of its own.

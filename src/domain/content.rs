@@ -62,6 +62,8 @@ pub(super) struct Written {
     pub claimed: Option<RequestKey>,
     /// Whether every call to the store has ended: if not, its bytes may arrive once more.
     pub settled: bool,
+    /// Nothing of the quota is held for it.
+    pub unreserved: bool,
     tenant: Tenant,
     keeper: Keeper,
 }
@@ -167,7 +169,7 @@ impl Domain {
             reserved,
             lease,
             keeper,
-            under_way: _under_way,
+            under_way,
         } = intended;
         let _active = Active::count(&self.metrics.uploads.active);
         let key = self.objects.root().object(&tenant, id);
@@ -193,6 +195,8 @@ impl Domain {
                     sha256: sink.hasher.finalize().into(),
                     claimed,
                     settled: sink.writer.settled(),
+                    // One that was committed ahead is a tenant's without a quota.
+                    unreserved: under_way.is_some(),
                     tenant,
                     keeper,
                 })

@@ -219,7 +219,7 @@ impl Domain {
     async fn file_create(&self, caller: &Caller, file: &File, written: &Written) -> Result<bool> {
         let event = self.event(caller, "file.created", file.id, Value::Null);
         let size = quota::amount(file.size)?;
-        let (sha256, settled) = (written.sha256, written.settled);
+        let (sha256, settled, unreserved) = (written.sha256, written.settled, written.unreserved);
         let claimed = match &written.claimed {
             Some(key) => Some((key.clone(), once::done(sha256, file)?)),
             None => None,
@@ -237,7 +237,8 @@ impl Domain {
                         {
                             return Ok(false);
                         }
-                        let reserved = publish(tx, file, event, &sha256, settled, now).await?;
+                        let reserved =
+                            publish(tx, file, event, &sha256, settled, unreserved, now).await?;
                         let used = Amount {
                             bytes: size,
                             files: 1,
@@ -402,13 +403,20 @@ pub(super) async fn publish(
     event: &Event,
     sha256: &[u8; 32],
     settled: bool,
+    unreserved: bool,
     now: Timestamp,
 ) -> Result<Amount> {
     let (object, size) = (file.object_id, file.size);
-    let reserved = tx
-        .object_publish(object, FIRST_EPOCH, now, size, sha256, settled)
-        .await?
-        .ok_or_else(lease_ran_out)?;
+    let reserved = if unreserved {
+        // Nothing to be told, so that SQLite may run it together with the rest.
+        tx.object_publish_unreserved(object, now, size, sha256, settled, lease_ran_out)
+            .await?;
+        Amount::default()
+    } else {
+        tx.object_publish(object, FIRST_EPOCH, now, size, sha256, settled)
+            .await?
+            .ok_or_else(lease_ran_out)?
+    };
     tx.file_insert(file).await?;
     tx.event_insert(event).await?;
     Ok(reserved)

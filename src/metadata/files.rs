@@ -159,45 +159,44 @@ impl Conn<'_> {
 
     /// Writes all of a file that can change. It must be locked.
     pub async fn file_update(&mut self, file: &File) -> Result<()> {
-        on!(self, |c| {
-            sqlx::query(
-                "UPDATE files SET name = $3, content_type = $4, size = $5, sha256 = $6, metadata = $7,
-                        version = $8, revision = $9, object_id = $10, updated_at = $11, expires_at = $12,
-                        trashed_at = $13, content_at = $14, content_by = $15
-                 WHERE tenant = $1 AND id = $2",
-            )
-            .bind(&file.tenant)
-            .bind(file.id)
-            .bind(&file.name)
-            .bind(&file.content_type)
-            .bind(signed(file.size)?)
-            .bind(file.sha256.as_ref().map(|digest| &digest[..]))
-            .bind(Json(&file.metadata))
-            .bind(file.version)
-            .bind(file.revision)
-            .bind(file.object_id)
-            .bind(file.updated_at)
-            .bind(file.expires_at)
-            .bind(file.trashed_at)
-            .bind(file.content_at)
-            .bind(&file.content_by)
-            .execute(c)
-            .await?;
-        });
+        let id = file.id;
+        run_one!(
+            self,
+            "UPDATE files SET name = $3, content_type = $4, size = $5, sha256 = $6, metadata = $7,
+                    version = $8, revision = $9, object_id = $10, updated_at = $11, expires_at = $12,
+                    trashed_at = $13, content_at = $14, content_by = $15
+             WHERE tenant = $1 AND id = $2",
+            [
+                &file.tenant,
+                id,
+                &file.name,
+                &file.content_type,
+                signed(file.size)?,
+                file.sha256.as_ref().map(|digest| &digest[..]),
+                Json(&file.metadata),
+                file.version,
+                file.revision,
+                file.object_id,
+                file.updated_at,
+                file.expires_at,
+                file.trashed_at,
+                file.content_at,
+                &file.content_by
+            ],
+            move || not_there(id)
+        );
         Ok(())
     }
 
-    /// Removes the row; the object it referred to, None when there was no such file.
-    pub async fn file_delete(&mut self, tenant: &Tenant, id: FileId) -> Result<Option<ObjectId>> {
-        Ok(on!(self, |c| {
-            sqlx::query_scalar(
-                "DELETE FROM files WHERE tenant = $1 AND id = $2 RETURNING object_id",
-            )
-            .bind(tenant)
-            .bind(id)
-            .fetch_optional(c)
-            .await?
-        }))
+    /// Removes the row. It must be locked.
+    pub async fn file_delete(&mut self, tenant: &Tenant, id: FileId) -> Result<()> {
+        run_one!(
+            self,
+            "DELETE FROM files WHERE tenant = $1 AND id = $2",
+            [tenant, id],
+            move || not_there(id)
+        );
+        Ok(())
     }
 
     /// Files in the trash since `before`, the oldest first.
@@ -318,4 +317,8 @@ impl TryFrom<Row> for File {
             content_by: row.content_by,
         })
     }
+}
+
+fn not_there(id: FileId) -> Error {
+    Error::internal(format!("file {id} went while it was locked"))
 }

@@ -87,6 +87,14 @@ macro_rules! columns {
     };
 }
 
+macro_rules! publish {
+    () => {
+        "UPDATE objects SET state = 'live', refs = 1, size = $4, sha256 = $5, lease_until = NULL,
+                quiet_at = COALESCE($6, quiet_at)
+         WHERE id = $1 AND state = 'writing' AND epoch = $2 AND lease_until > $3"
+    };
+}
+
 macro_rules! counted {
     () => {
         "(SELECT COUNT(*) FROM files WHERE object_id = objects.id)
@@ -213,12 +221,10 @@ impl Conn<'_> {
         settled: bool,
     ) -> Result<Option<Amount>> {
         Ok(on!(self, |c| {
-            sqlx::query_as(
-                "UPDATE objects SET state = 'live', refs = 1, size = $4, sha256 = $5, lease_until = NULL,
-                        quiet_at = COALESCE($6, quiet_at)
-                 WHERE id = $1 AND state = 'writing' AND epoch = $2 AND lease_until > $3
-                 RETURNING reserved_bytes AS bytes, reserved_files AS files",
-            )
+            sqlx::query_as(concat!(
+                publish!(),
+                " RETURNING reserved_bytes AS bytes, reserved_files AS files"
+            ))
             .bind(id)
             .bind(epoch)
             .bind(now)
@@ -228,6 +234,32 @@ impl Conn<'_> {
             .fetch_optional(c)
             .await?
         }))
+    }
+
+    /// The same for an object that reserved nothing; fails with `otherwise` where the other tells None.
+    pub async fn object_publish_unreserved(
+        &mut self,
+        id: ObjectId,
+        now: Timestamp,
+        size: u64,
+        sha256: &[u8; 32],
+        settled: bool,
+        otherwise: fn() -> Error,
+    ) -> Result<()> {
+        run_one!(
+            self,
+            concat!(publish!(), " AND reserved_bytes = 0 AND reserved_files = 0"),
+            [
+                id,
+                FIRST_EPOCH,
+                now,
+                signed(size)?,
+                &sha256[..],
+                settled.then_some(now)
+            ],
+            otherwise
+        );
+        Ok(())
     }
 
     /// Adds a reference to an object. False when it is not live.
@@ -272,28 +304,18 @@ impl Conn<'_> {
 
     /// Drops one reference; the last one makes the object dead, to be deleted from `delete_at` on.
     pub async fn object_release(&mut self, id: ObjectId, delete_at: Timestamp) -> Result<()> {
-        let released = on!(self, |c| {
-            sqlx::query(
-                "UPDATE objects SET
+        run_one!(
+            self,
+            "UPDATE objects SET
                     refs = refs - 1,
                     state = CASE WHEN refs = 1 THEN 'dead' ELSE 'live' END,
                     delete_at = CASE WHEN refs = 1 THEN $2 END,
                     forget_at = CASE WHEN refs > 1 THEN NULL WHEN quiet_at > $2 THEN quiet_at ELSE $2 END
                  WHERE id = $1 AND state = 'live'",
-            )
-            .bind(id)
-            .bind(delete_at)
-            .execute(c)
-            .await?
-            .rows_affected()
-        });
-        if released == 1 {
-            Ok(())
-        } else {
-            Err(Error::internal(format!(
-                "object {id} has no reference to drop"
-            )))
-        }
+            [id, delete_at],
+            move || Error::internal(format!("object {id} has no reference to drop"))
+        );
+        Ok(())
     }
 
     pub async fn object_get(&mut self, id: ObjectId) -> Result<Option<Object>> {

@@ -9,12 +9,13 @@ use std::panic::AssertUnwindSafe;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryStreamExt};
 use sqlx::sqlite::SqliteArguments;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{
-    Arguments, AssertSqlSafe, ConnectOptions, Connection as _, SqliteConnection, SqlitePool,
+    Arguments, AssertSqlSafe, ConnectOptions, Connection as _, Executor, SqliteConnection,
+    SqlitePool,
 };
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -142,10 +143,13 @@ pub struct Connection<'c> {
     conn: &'c mut SqliteConnection,
     sql: String,
     arguments: SqliteArguments,
-    /// How many wait, and how many may.
-    statements: usize,
+    /// Those that wait, and how many may.
+    statements: Vec<Expected>,
     most: usize,
 }
+
+/// None: it may change any number of rows. Else it has to change one, or this is what went wrong.
+type Expected = Option<Box<dyn FnOnce() -> Error + Send>>;
 
 /// One of the statements that wait; it is bound as others are.
 pub(super) struct Later<'a>(&'a mut SqliteArguments);
@@ -168,7 +172,7 @@ impl<'c> Connection<'c> {
             conn,
             sql: String::new(),
             arguments: SqliteArguments::default(),
-            statements: 0,
+            statements: Vec::new(),
             most: 0,
         }
     }
@@ -186,13 +190,20 @@ impl<'c> Connection<'c> {
     /// # Errors
     /// What the statements that waited fail with.
     pub async fn ready(&mut self) -> Result<&mut SqliteConnection> {
-        if self.statements > 0 {
+        if !self.statements.is_empty() {
             let sql = std::mem::take(&mut self.sql);
             let arguments = std::mem::take(&mut self.arguments);
-            self.statements = 0;
-            sqlx::query_with(AssertSqlSafe(sql), arguments)
-                .execute(&mut *self.conn)
-                .await?;
+            let query = sqlx::query_with(AssertSqlSafe(sql), arguments);
+            let mut outcomes = (&mut *self.conn).execute_many(query);
+            for expected in self.statements.drain(..) {
+                let outcome = outcomes.try_next().await?;
+                let changed = outcome.map_or(0, |outcome| outcome.rows_affected());
+                if let Some(otherwise) = expected
+                    && changed != 1
+                {
+                    return Err(otherwise());
+                }
+            }
         }
         Ok(self.conn)
     }
@@ -200,17 +211,30 @@ impl<'c> Connection<'c> {
     /// A statement whose parameters are called `$1`, `$2`, …. It is [`Connection::taken`] once it
     /// is bound.
     pub(super) fn later(&mut self, sql: &str) -> Later<'_> {
-        if self.statements > 0 {
+        self.add(sql, None)
+    }
+
+    /// One that has to change one row.
+    pub(super) fn later_one(
+        &mut self,
+        sql: &str,
+        otherwise: impl FnOnce() -> Error + Send + 'static,
+    ) -> Later<'_> {
+        self.add(sql, Some(Box::new(otherwise)))
+    }
+
+    fn add(&mut self, sql: &str, expected: Expected) -> Later<'_> {
+        if !self.statements.is_empty() {
             self.sql.push(';');
         }
-        self.statements += 1;
+        self.statements.push(expected);
         renumber(sql, self.arguments.len(), &mut self.sql);
         Later(&mut self.arguments)
     }
 
     /// Runs what waits if it is enough.
     pub(super) async fn taken(&mut self) -> Result<()> {
-        if self.statements >= self.most {
+        if self.statements.len() >= self.most {
             self.ready().await?;
         }
         Ok(())

@@ -35,6 +35,7 @@ pub(super) struct Ending {
     pub event: Event,
     pub sha256: [u8; 32],
     pub settled: bool,
+    pub unreserved: bool,
 }
 
 type Waiting = (Ending, oneshot::Sender<Result<bool>>);
@@ -145,8 +146,10 @@ impl Domain {
                         if !is_held {
                             continue;
                         }
-                        let (sha256, settled) = (&end.sha256, end.settled);
-                        let reserved = publish(tx, file, &end.event, sha256, settled, now).await?;
+                        let (settled, unreserved) = (end.settled, end.unreserved);
+                        let reserved =
+                            publish(tx, file, &end.event, &end.sha256, settled, unreserved, now)
+                                .await?;
                         let bytes = quota::amount(file.size)?;
                         *counts.entry(held.import).or_default() += Counts {
                             bytes,

@@ -325,6 +325,7 @@ impl Domain {
             event,
             sha256: written.sha256,
             settled: written.settled,
+            unreserved: written.unreserved,
         })
         .await
     }

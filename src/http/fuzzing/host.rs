@@ -71,6 +71,13 @@ fn as_old_libraries_read(name: &str) -> Option<Ipv4Addr> {
 
 fn number(text: &str) -> Option<u64> {
     let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    // Rust would read a sign, too; they want a digit.
+    if !hex
+        .unwrap_or(text)
+        .starts_with(|c: char| c.is_ascii_hexdigit())
+    {
+        return None;
+    }
     match hex {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
         None if text.len() > 1 && text.starts_with('0') => u64::from_str_radix(text, 8).ok(),

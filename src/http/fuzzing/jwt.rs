@@ -4,12 +4,11 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::auth::{Scope, Tokens};
 use crate::clock::{Clock, Timestamp};
 
-use super::{split, take};
+use super::{hmac, split, take};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// In seconds since 1970.
@@ -105,7 +104,10 @@ fn signed(input: &[u8]) {
         URL_SAFE_NO_PAD.encode(header),
         URL_SAFE_NO_PAD.encode(claims)
     );
-    let token = format!("{text}.{}", URL_SAFE_NO_PAD.encode(hmac(text.as_bytes())));
+    let token = format!(
+        "{text}.{}",
+        URL_SAFE_NO_PAD.encode(hmac(SECRET.as_bytes(), text.as_bytes()))
+    );
     let Some(said) = verify(&token) else {
         return;
     };
@@ -147,27 +149,7 @@ fn signed(input: &[u8]) {
 }
 
 fn is_signed(token: &str) -> bool {
-    token
-        .rsplit_once('.')
-        .is_some_and(|(text, signature)| URL_SAFE_NO_PAD.encode(hmac(text.as_bytes())) == signature)
-}
-
-/// HMAC-SHA-256 (RFC 2104), from nothing that the service verifies with.
-fn hmac(text: &[u8]) -> [u8; 32] {
-    let padded = |with: u8| {
-        let mut block = [with; 64];
-        for (byte, key) in block.iter_mut().zip(SECRET.bytes()) {
-            *byte ^= key;
-        }
-        block
-    };
-    let inner = Sha256::new()
-        .chain_update(padded(0x36))
-        .chain_update(text)
-        .finalize();
-    Sha256::new()
-        .chain_update(padded(0x5c))
-        .chain_update(inner)
-        .finalize()
-        .into()
+    token.rsplit_once('.').is_some_and(|(text, signature)| {
+        URL_SAFE_NO_PAD.encode(hmac(SECRET.as_bytes(), text.as_bytes())) == signature
+    })
 }

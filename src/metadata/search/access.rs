@@ -16,7 +16,7 @@ use super::{Ends, Page};
 /// Fewer files than these are found by a filter's own index, and sorted.
 const FEW: i64 = 4_000;
 
-/// The members of a metadata filter that are looked at.
+/// The values of a metadata filter that are looked at.
 const TERMS: usize = 8;
 
 /// How much of a text a term holds, and from where on a number has none: as migration 0005 has it.
@@ -31,7 +31,8 @@ pub(super) enum Access {
     Term(Term),
 }
 
-/// A row of `file_terms` for each file that may have this member in its metadata.
+/// A row of `file_terms` for each file that may have this value in its metadata, in a member of this name,
+/// or in an array.
 pub(super) struct Term {
     tenant: Tenant,
     key: String,
@@ -63,6 +64,26 @@ impl Access {
 }
 
 impl Term {
+    /// Those that each file has whose metadata contains what is wanted.
+    fn within(filter: &Filter) -> Vec<Self> {
+        let mut terms = Vec::new();
+        let members = filter.metadata.iter().flatten();
+        let mut left: Vec<(&str, &Value)> =
+            members.map(|(key, value)| (key.as_str(), value)).collect();
+        while let Some((key, value)) = left.pop()
+            && terms.len() < TERMS
+        {
+            match value {
+                Value::Object(members) => {
+                    left.extend(members.iter().map(|(key, value)| (key.as_str(), value)));
+                }
+                Value::Array(elements) => left.extend(elements.iter().map(|value| ("", value))),
+                scalar => terms.extend(Self::new(&filter.tenant, key, scalar)),
+            }
+        }
+        terms
+    }
+
     /// None for what has no terms, or not of one kind for all that equals it.
     fn new(tenant: &Tenant, key: &str, wanted: &Value) -> Option<Self> {
         let value = match wanted {
@@ -119,8 +140,7 @@ pub(super) async fn of_page(
             best = (count, Access::Index(index));
         }
     }
-    let members = filter.metadata.iter().flatten().take(TERMS);
-    for term in members.filter_map(|(key, value)| Term::new(&filter.tenant, key, value)) {
+    for term in Term::within(filter) {
         let count = term.count(conn, best.0).await?;
         if count < best.0 {
             best = (count, Access::Term(term));

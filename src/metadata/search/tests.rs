@@ -226,7 +226,7 @@ async fn many_files_are_read_in_their_order_and_few_are_sorted() {
 }
 
 #[tokio::test]
-async fn a_member_that_few_have_finds_them() {
+async fn a_value_that_few_have_finds_them() {
     let database = database().await;
     sqlx::raw_sql(
         r#"INSERT INTO objects (id, tenant, state, epoch, refs, size, sha256, quiet_at, created_at)
@@ -235,7 +235,7 @@ async fn a_member_that_few_have_finds_them() {
            INSERT INTO files (id, tenant, name, content_type, size, metadata, version, revision,
                               object_id, created_at, updated_at, created_by)
            SELECT CAST(printf('%016d', i) AS BLOB), 'acme', 'a', 'image/png', i,
-                  '{"all":"x","one":' || i || ',"in":{"deep":' || i || '}}', 1, 1, x'01', i, i, 'ann' FROM n"#,
+                  '{"all":"x","one":' || i || ',"in":{"deep":' || i || ',"listed":[{"a":[' || i || ']},"all"]}}', 1, 1, x'01', i, i, 'ann' FROM n"#,
     )
     .execute(&database)
     .await
@@ -252,7 +252,9 @@ async fn a_member_that_few_have_finds_them() {
         (r#"{"one":7}"#, true),
         (r#"{"all":"x","one":7.0}"#, true),
         (r#"{"all":"x"}"#, false),
-        (r#"{"in":{"deep":7}}"#, false),
+        (r#"{"in":{"deep":7}}"#, true),
+        (r#"{"in":{"listed":["all",{"a":[7]}]}}"#, true),
+        (r#"{"in":{"listed":["all"]}}"#, false),
         (r#"{"one":7.5}"#, false),
     ] {
         let filter = Filter {

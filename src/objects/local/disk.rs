@@ -101,6 +101,16 @@ impl Disk {
         self.look("objects.list", || fs::read_dir(path))
     }
 
+    /// So many bytes from `start` on, where the kernel has the name and all the bytes at hand: never waits
+    /// for a disk, so a task may call it. None where it would have to wait, or can't tell, and while faults
+    /// are on: their points may wait.
+    pub(super) fn read_cached(&self, path: &Path, start: u64, length: usize) -> Option<Bytes> {
+        if self.faults.are_on() {
+            return None;
+        }
+        read_cached(path, start, length)
+    }
+
     /// So many bytes from `start` on.
     pub(super) fn read_exactly(&self, file: &File, start: u64, length: usize) -> Result<Bytes> {
         self.look("objects.read", || read_exactly(file, start, length))
@@ -144,4 +154,43 @@ fn read_exactly(file: &File, start: u64, length: usize) -> Result<Bytes> {
     // The allocator may have given more room than was asked for, and the read fills all of it.
     buffer.truncate(length);
     Ok(Bytes::from(buffer))
+}
+
+/// `RESOLVE_CACHED` (Linux 5.12) fails where a directory is not in memory, and `RWF_NOWAIT` (4.14) gives
+/// what is there of the bytes. An older kernel, or a sandbox that knows neither, gives an error: None.
+#[cfg(target_os = "linux")]
+fn read_cached(path: &Path, start: u64, length: usize) -> Option<Bytes> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+    use rustix::io::{ReadWriteFlags, preadv2};
+
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).ok()?;
+    let mut buffer = vec![0; length];
+    let slices = &mut [std::io::IoSliceMut::new(&mut buffer)];
+    let read = preadv2(&file, slices, start, ReadWriteFlags::NOWAIT).ok()?;
+    (read == length).then(|| Bytes::from(buffer))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_: &Path, _: u64, _: usize) -> Option<Bytes> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cached_is_read_exactly_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        fs::write(&path, b"0123456789").unwrap();
+        let told = |start, length| read_cached(&path, start, length);
+        // None where the kernel can't tell: a sandbox may not have the calls.
+        for (start, length, bytes) in [(0, 10, "0123456789"), (3, 4, "3456"), (10, 0, "")] {
+            assert!(told(start, length).is_none_or(|read| read == bytes));
+        }
+        assert_eq!(told(8, 4), None);
+        assert_eq!(read_cached(&directory.path().join("b"), 0, 1), None);
+    }
 }

@@ -13,7 +13,7 @@ conformance!(
     a_file_belongs_to_its_tenant,
     a_locked_file_waits_for_nobody_else,
     a_file_is_updated_as_a_whole,
-    a_deleted_file_names_its_object,
+    a_file_is_deleted_once,
     metadata_is_kept,
     numbers_in_metadata_are_kept,
     the_trash_is_swept_the_oldest_first,
@@ -75,13 +75,12 @@ async fn a_file_belongs_to_its_tenant(fixture: Fixture) {
         let mut forged = file.clone();
         forged.tenant = stranger.clone();
         forged.name = "forged".to_owned();
-        change!(fixture.metadata, forged, |tx, forged| tx
-            .file_update(forged))
-        .await
-        .unwrap();
+        let updated = change!(fixture.metadata, forged, |tx, forged| tx
+            .file_update(forged));
+        assert_eq!(updated.await.unwrap_err().kind(), ErrorKind::Internal);
         let deleted = change!(fixture.metadata, stranger, |tx, stranger| tx
             .file_delete(stranger, file_id(1)));
-        assert_eq!(deleted.await.unwrap(), None);
+        assert_eq!(deleted.await.unwrap_err().kind(), ErrorKind::Internal);
     }
     assert_eq!(fixture.get(file.id).await.unwrap(), file);
 }
@@ -103,8 +102,8 @@ async fn a_locked_file_waits_for_nobody_else(fixture: Fixture) {
                 if tx.file_lock(tenant, file_id(1)).await?.is_none() {
                     return Ok(0);
                 }
-                let object = tx.file_delete(tenant, file_id(1)).await?;
-                Ok(usize::from(object.is_some()))
+                tx.file_delete(tenant, file_id(1)).await?;
+                Ok(1)
             })
         })
     });
@@ -145,7 +144,7 @@ async fn a_file_is_updated_as_a_whole(fixture: Fixture) {
     assert_eq!(fixture.get(other.id).await, Some(other));
 }
 
-async fn a_deleted_file_names_its_object(fixture: Fixture) {
+async fn a_file_is_deleted_once(fixture: Fixture) {
     let object = fixture.live().await;
     fixture.insert(&fixture.file(1, object)).await;
     let mut trashed = fixture.file(2, object);
@@ -156,9 +155,9 @@ async fn a_deleted_file_names_its_object(fixture: Fixture) {
             .file_delete(tenant, id))
     };
     for id in [file_id(1), file_id(2)] {
-        assert_eq!(delete(id).await.unwrap(), Some(object));
+        delete(id).await.unwrap();
         assert_eq!(fixture.get(id).await, None);
-        assert_eq!(delete(id).await.unwrap(), None);
+        assert_eq!(delete(id).await.unwrap_err().kind(), ErrorKind::Internal);
     }
     // The reference is dropped by a step of its own.
     assert_eq!(fixture.object(object).await.refs, 1);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use box_service::error::Kind as ErrorKind;
+use box_service::error::{Error, Kind as ErrorKind};
 use box_service::id::ObjectId;
 use box_service::metadata::objects::{FIRST_EPOCH, Intent, Object, State};
 use box_service::metadata::usage::Amount;
@@ -16,6 +16,7 @@ conformance!(
     a_lease_is_renewed_while_it_runs,
     only_a_writer_renews,
     a_written_object_is_published_once,
+    an_object_that_reserved_nothing_is_published_once,
     a_lease_that_ran_out_publishes_nothing,
     a_size_past_63_bits_is_refused,
     a_settled_object_is_abandoned,
@@ -147,6 +148,37 @@ async fn a_lease_that_ran_out_publishes_nothing(fixture: Fixture) {
     let id = fixture.writing(at(100), at(200)).await;
     assert!(!fixture.publish(id, FIRST_EPOCH, at(100)).await);
     assert_eq!(fixture.object(id).await.state, State::Writing);
+}
+
+async fn an_object_that_reserved_nothing_is_published_once(fixture: Fixture) {
+    let publish = async |id, now| {
+        let refused: fn() -> Error = || Error::unavailable("refused");
+        change!(fixture.metadata, |tx| tx.object_publish_unreserved(
+            id, now, SIZE, &SHA256, true, refused
+        ))
+        .await
+    };
+    let id = fixture.writing(at(100), at(200)).await;
+    assert!(publish(id, at(100)).await.is_err());
+    publish(id, at(100).minus(MICROSECOND)).await.unwrap();
+    let object = fixture.object(id).await;
+    assert_eq!((object.state, object.refs), (State::Live, 1));
+    assert_eq!((object.size, object.sha256), (Some(SIZE), Some(SHA256)));
+    for id in [id, fixture.dead(at(0)).await, ObjectId::new(at(0))] {
+        let error = publish(id, at(1)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+    // What it holds of the quota has to be given back: a transaction that does not know fails.
+    let reserving = fixture.writing(at(100), at(200)).await;
+    change!(fixture.metadata, |tx| tx.object_reserve(
+        reserving,
+        FIRST_EPOCH,
+        1
+    ))
+    .await
+    .unwrap();
+    assert!(publish(reserving, at(1)).await.is_err());
+    assert_eq!(fixture.object(reserving).await.state, State::Writing);
 }
 
 async fn a_size_past_63_bits_is_refused(fixture: Fixture) {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use box_service::error::{Error, Kind as ErrorKind, Result};
-use box_service::id::EventId;
+use box_service::id::{EventId, ObjectId};
 use box_service::metadata::events::Event;
 use box_service::metadata::{Conn, Metadata, Settings};
 use futures::future::join_all;
@@ -28,6 +28,7 @@ conformance!(
     one_that_fails_among_many_leaves_the_others,
     a_write_reads_what_it_wrote,
     statements_that_nobody_waits_for_all_count,
+    a_statement_that_had_to_change_a_row_fails_its_write_only,
     closing_waits_for_what_is_under_way,
 );
 
@@ -295,6 +296,43 @@ async fn statements_that_nobody_waits_for_all_count(fixture: Fixture) {
     assert_eq!(fixture.recorded().await, [""; 0]);
     write(false).await.unwrap();
     assert_eq!(fixture.recorded().await, ACTIONS);
+}
+
+/// At each place among those that run together, and beside writes that succeed.
+async fn a_statement_that_had_to_change_a_row_fails_its_write_only(fixture: Fixture) {
+    let absent = ObjectId::new(at(0));
+    for place in 0..6 {
+        let objects = join_all((0..3).map(|_| fixture.live())).await;
+        let writes = [objects[0], absent, objects[1], objects[2]].map(|object| {
+            let action = if object == absent { "bad" } else { "good" };
+            fixture
+                .metadata
+                .write((event(action), object), move |tx, (event, object)| {
+                    async move {
+                        for at_place in 0..6 {
+                            let mut event = event.clone();
+                            event.id = EventId::new(at(1));
+                            tx.event_insert(&event).await?;
+                            if at_place == place {
+                                tx.object_release(*object, at(9)).await?;
+                            }
+                        }
+                        Ok(())
+                    }
+                    .boxed()
+                })
+        });
+        let outcomes = join_all(writes).await;
+        let failed: Vec<bool> = outcomes.iter().map(Result::is_err).collect();
+        assert_eq!(failed, [false, true, false, false]);
+        let error = outcomes.into_iter().find_map(Result::err).unwrap();
+        assert!(error.to_string().contains("no reference"), "{error:?}");
+        for object in objects {
+            assert_eq!(fixture.object(object).await.refs, 0);
+        }
+        let recorded = fixture.recorded().await;
+        assert_eq!(recorded, vec!["good"; 18 * (place + 1)]);
+    }
 }
 
 async fn closing_waits_for_what_is_under_way(fixture: Fixture) {
