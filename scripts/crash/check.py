@@ -18,6 +18,10 @@ REST_WITHIN = 240.0
 """How long the reaper may take until it is at rest, in seconds: a lease (30), the horizon (5), or what
 a crash of the reaper itself puts off (60), and as much again for a busy machine."""
 
+STILL_WITHIN = 60.0
+"""How long imports may add files until everything was listed without one more, in seconds: their pauses end in
+half a second, and what a killed process had is taken up 30 s later."""
+
 GONE_AT_ONCE = 1000
 """Of the files that were removed for good, so many of the last are asked for by id."""
 
@@ -59,13 +63,7 @@ class Check:
     def lists(self) -> None:
         """What the service lists, live and trashed, is what the journals allow, field by field, and
         nothing else. Usage is the sum of it."""
-        shown: dict[str, dict] = {}
-        for trashed in ("", "true"):
-            for page in self.api.pages(limit=1000, **({"trashed": trashed} if trashed else {})):
-                for file in page["items"]:
-                    if file["id"] in shown:
-                        self.faults.append(f"{file['name']} ({file['id']}) is listed twice")
-                    shown[file["id"]] = file
+        shown, usage = self._shown()
         left = dict(shown)
         by_name: dict[str, list[dict]] = {}
         for file in shown.values():
@@ -89,7 +87,31 @@ class Check:
                 "was never made" if any(file["name"] in ledger.never for ledger in self.journals.ledgers) else "is in no journal"
             )
             self.faults.append(f"{file['name']} ({file['id']}) is there, and {why}: {json.dumps(file)}")
-        self._usage()
+        self._usage(usage)
+
+    def _shown(self) -> tuple[dict[str, dict], dict]:
+        """Every file, live and trashed, by id, and the usage: both of one moment. Between rounds imports go
+        on, and what is listed while one of their files appears is listed again."""
+        until = time.monotonic() + STILL_WITHIN
+        while True:
+            before = self._get_usage()
+            shown: dict[str, dict] = {}
+            twice: list[str] = []
+            for trashed in ("", "true"):
+                for page in self.api.pages(limit=1000, **({"trashed": trashed} if trashed else {})):
+                    for file in page["items"]:
+                        if file["id"] in shown:
+                            twice.append(f"{file['name']} ({file['id']}) is listed twice")
+                        shown[file["id"]] = file
+            usage = self._get_usage()
+            if usage == before:
+                self.faults += twice
+                return shown, usage
+            if time.monotonic() > until:
+                raise Failure(f"usage did not stand still for the time of one listing within {STILL_WITHIN:.0f} s")
+
+    def _get_usage(self) -> dict:
+        return self.api.expect(200, "GET", "/v1/usage").json()
 
     def _doubts(self, ledger: Ledger, left: dict[str, dict], by_name: dict[str, list[dict]]) -> set[str]:
         """Takes the files of requests in doubt out of `left`; their ids."""
@@ -114,8 +136,7 @@ class Check:
     def _told(ledger: Ledger, file: File) -> str:
         return f"{ledger.journal}: {file.name} ({file.id}, version {file.current.version})"
 
-    def _usage(self) -> None:
-        usage = self.api.expect(200, "GET", "/v1/usage").json()
+    def _usage(self, usage: dict) -> None:
         expected = {"bytes": sum(file.bytes() for file in self.there), "files": len(self.there)}
         for field, value in expected.items():
             if usage[field] != value and not self.faults:

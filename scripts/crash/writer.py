@@ -6,6 +6,7 @@ in its journal before the first byte of it is sent, and its answer before the ne
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -530,7 +531,9 @@ class Process:
         theirs.close()
 
     def tell(self, what: str) -> None:
-        self.pipe.send(what)
+        # One that ended by itself has said why, and `await_idle` reads it.
+        with contextlib.suppress(BrokenPipeError):
+            self.pipe.send(what)
 
     def await_idle(self, within: float) -> Optional[str]:
         """Waits until it has done what it was told; else why it has not."""
