@@ -714,8 +714,10 @@ class Api:
             try:
                 self._connection.request(method, path, body=body, headers=sent)
             except (BrokenPipeError, ConnectionResetError):
-                # Refused before the body was read: the answer may wait all the same.
-                pass
+                # Refused before the body was read: the answer may wait all the same. There is no
+                # socket where the connection itself was reset.
+                if self._connection.sock is None:
+                    raise
             return self._connection.getresponse()
         except BaseException:
             self._connection.close()
