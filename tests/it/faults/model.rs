@@ -239,7 +239,8 @@ impl Walk {
                 self.judge(tenant, &deed, Some(outcome), fired).await;
             }
             None => {
-                // Within a transaction it would keep the others waiting.
+                // Within a transaction, or in a flush that its process's other requests share, it would
+                // keep the others waiting.
                 let steps = self.processes[process].faults.disarm().steps;
                 let pending = Pending {
                     deed,
@@ -248,7 +249,8 @@ impl Walk {
                     outcome,
                 };
                 self.tenants[tenant].pending = Some(pending);
-                if steps.last() == Some(&"metadata.commit") {
+                let shared = ["metadata.commit", "objects.sync-directory"];
+                if steps.last().is_some_and(|step| shared.contains(step)) {
                     self.go_on_of(tenant).await;
                 }
             }
