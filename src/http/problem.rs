@@ -68,6 +68,8 @@ fn shape(kind: Kind) -> Shape {
         Kind::RangeNotSatisfiable => (416, "range-not-satisfiable", "Range not satisfiable"),
         Kind::InvalidRequest => (422, "invalid-request", "Invalid request"),
         Kind::ChecksumMismatch => (422, "checksum-mismatch", "Checksum mismatch"),
+        Kind::PasswordRequired => (403, "password-required", "Password required"),
+        Kind::RateLimited => (429, "rate-limited", "Too many requests"),
         Kind::Internal => (500, "internal", "Internal error"),
         Kind::Unavailable => (503, "unavailable", "Unavailable"),
     };
@@ -103,6 +105,11 @@ impl IntoResponse for Error {
             response
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        if self.kind() == Kind::RateLimited {
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("600"));
         }
         response.extensions_mut().insert(Carried(Arc::new(self)));
         response
