@@ -104,6 +104,7 @@ pub fn routes() -> Vec<Route> {
         route("cancelImport",           Method::POST,   "/v1/imports/{id}/cancel",                     Needs(ImportsWrite), Nothing, post(imports::cancel)),
         route("retryImport",            Method::POST,   "/v1/imports/{id}/retry",                      Needs(ImportsWrite), Nothing, post(imports::retry)),
         route("createLink",             Method::POST,   "/v1/links",                                   Needs(LinksWrite),  Json,    post(links::create)),
+        route("createLinks",            Method::POST,   "/v1/links/batch",                             Needs(LinksWrite),  Items,   post(links::batch::create)),
         route("listLinks",              Method::GET,    "/v1/links",                                   Needs(LinksRead),   Nothing, get(links::list)),
         route("getLink",                Method::GET,    "/v1/links/{slug}",                            Needs(LinksRead),   Nothing, get(links::get)),
         route("updateLink",             Method::PATCH,  "/v1/links/{slug}",                            Needs(LinksWrite),  Json,    patch(links::patch)),

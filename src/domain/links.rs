@@ -4,6 +4,7 @@
 //! (`hot`). Uses are gathered and written every second (`uses`), but for links that have a most: each of
 //! those is counted in the database before it is answered.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -42,6 +43,9 @@ const MADE_ATTEMPTS: usize = 4;
 /// Links that a list looks at for one page.
 const LOOKED_AT: u32 = 10_000;
 const AT_ONCE: u32 = 1_000;
+
+/// Links that are made in one transaction.
+const CHUNK: usize = 1_000;
 
 /// Slugs that are freed in one transaction.
 const SWEPT: u32 = 1_000;
@@ -394,6 +398,137 @@ impl Domain {
         made
     }
 
+    /// Makes many links, each on its own, and tells in the order given what became of each: its slug, or
+    /// why there is none. A chunk of them shares a transaction and an event; where one fails, its
+    /// links and those behind it are not made.
+    pub async fn link_create_many(
+        &self,
+        caller: &Caller,
+        new: Vec<Result<NewLink>>,
+    ) -> Vec<Result<String>> {
+        let mut outcomes = Vec::with_capacity(new.len());
+        let mut new = new.into_iter().peekable();
+        let mut away = false;
+        while new.peek().is_some() {
+            let chunk: Vec<_> = new.by_ref().take(CHUNK).collect();
+            if away {
+                let unknown = || Error::unavailable("a chunk before this one failed");
+                outcomes.extend(chunk.iter().map(|_| Err(unknown())));
+                continue;
+            }
+            let made = self.link_create_chunk(caller, chunk).await;
+            away = made
+                .iter()
+                .any(|one| matches!(one, Err(error) if error.kind() == Kind::Unavailable));
+            outcomes.extend(made);
+        }
+        outcomes
+    }
+
+    async fn link_create_chunk(
+        &self,
+        caller: &Caller,
+        new: Vec<Result<NewLink>>,
+    ) -> Vec<Result<String>> {
+        let mut slugs = HashSet::new();
+        let checked: Vec<Result<Link>> = new
+            .into_iter()
+            .map(|new| {
+                let mut new = new?;
+                if new.password.is_some() {
+                    // Ten thousand of them would take minutes.
+                    let detail = "can't be set here: make the link on its own, or change it";
+                    return Err(Error::invalid("/password", detail));
+                }
+                self.link_check(&caller.tenant, &mut new)?;
+                let slug = match new.slug.take() {
+                    Some(slug) => slug,
+                    None => self.link_slug(&caller.tenant),
+                };
+                if !slugs.insert(slug.clone()) {
+                    return Err(taken());
+                }
+                Ok(self.link_of(caller, &new, slug, None))
+            })
+            .collect();
+        let mut links: Vec<Link> = checked
+            .iter()
+            .filter_map(|one| one.as_ref().ok().cloned())
+            .collect();
+        // In one order, so that two who ask for the same slugs don't wait for each other.
+        links.sort_by(|a, b| a.slug.cmp(&b.slug));
+        let made = self.link_insert_many(caller, links).await;
+        for slug in &slugs {
+            self.links.0.hot.drop_one(slug);
+        }
+        checked
+            .into_iter()
+            .map(|link| {
+                let link = link?;
+                match &made {
+                    Ok(made) if made.no_file.contains(&link.slug) => Err(no_file()),
+                    Ok(made) if made.slugs.contains(&link.slug) => Ok(link.slug),
+                    Ok(_) => Err(taken()),
+                    Err(error) => Err(Error::new(
+                        error.kind(),
+                        "The link may not be made: try again.",
+                    )),
+                }
+            })
+            .collect()
+    }
+
+    async fn link_insert_many(&self, caller: &Caller, links: Vec<Link>) -> Result<MadeMany> {
+        if links.is_empty() {
+            return Ok(MadeMany::default());
+        }
+        let now = self.clock.now();
+        let reserved = self.link_reserved();
+        let event = self.event(caller, "link.created", "batch", json!({}));
+        let outcome = self
+            .metadata
+            .write((event, links), move |tx, (event, links)| {
+                async move {
+                    let mut files = HashMap::new();
+                    let mut made = MadeMany::default();
+                    let mut good = Vec::with_capacity(links.len());
+                    for link in links {
+                        let there = match link.file_id {
+                            None => true,
+                            Some(id) => match files.get(&id) {
+                                Some(there) => *there,
+                                None => {
+                                    let file = tx.file_get(&event.tenant, id).await?;
+                                    let there = file.is_some_and(|file| !file.has_expired(now));
+                                    files.insert(id, there);
+                                    there
+                                }
+                            },
+                        };
+                        if there {
+                            good.push(link.clone());
+                        } else {
+                            made.no_file.insert(link.slug.clone());
+                        }
+                    }
+                    let slugs = tx.link_insert_many(&good, reserved).await?;
+                    if !slugs.is_empty() {
+                        let mut event = event.clone();
+                        event.detail = json!({ "slugs": slugs });
+                        tx.event_insert(&event).await?;
+                    }
+                    made.slugs = slugs.into_iter().collect();
+                    Ok(made)
+                }
+                .boxed()
+            })
+            .await;
+        if let Err(error) = &outcome {
+            tracing::warn!(%error, "a chunk of links could not be made");
+        }
+        outcome
+    }
+
     /// The link; None where there is none, and where it is another tenant's.
     pub async fn link_get(&self, tenant: &Tenant, slug: &str) -> Result<Option<Link>> {
         let mut reader = self.metadata.reader().await?;
@@ -640,6 +775,17 @@ impl Domain {
     }
 }
 
+/// What became of many links that were to be made: of those in neither, the slug is taken.
+#[derive(Default)]
+struct MadeMany {
+    slugs: HashSet<String>,
+    no_file: HashSet<String>,
+}
+
+fn no_file() -> Error {
+    Error::invalid("/file_id", "is no file's")
+}
+
 /// A link to a file must be to one of its tenant's.
 async fn leads_somewhere(tx: &mut Conn<'_>, link: &Link, now: Timestamp) -> Result<()> {
     let Some(id) = link.file_id else {
@@ -648,7 +794,7 @@ async fn leads_somewhere(tx: &mut Conn<'_>, link: &Link, now: Timestamp) -> Resu
     let file = tx.file_get(&link.tenant, id).await?;
     match file.filter(|file| !file.has_expired(now)) {
         Some(_) => Ok(()),
-        None => Err(Error::invalid("/file_id", "is no file's")),
+        None => Err(no_file()),
     }
 }
 

@@ -52,6 +52,7 @@ use super::{
         imports::cancel,
         imports::retry,
         links::create,
+        links::batch::create,
         links::list,
         links::get,
         links::patch,

@@ -24,6 +24,7 @@ use super::guard::Who;
 use super::list::limit;
 use super::{conditional, once, types};
 
+pub(super) mod batch;
 pub(super) mod follow;
 mod page;
 
@@ -52,17 +53,8 @@ pub(super) async fn create(
     Query::read(request.uri(), &[])?;
     let (head, body) = request.into_parts();
     let body = extract::json_bytes(&app, &head.headers, body, &["application/json"]).await?;
-    let new: types::NewLink = extract::json_object(&body)?;
+    let new = new_link(extract::json_object(&body)?)?;
     let once = once::read(&head, "createLink", &[&body])?;
-    let new = NewLink {
-        slug: new.slug,
-        url: new.url,
-        file_id: new.file_id.as_deref().map(file_id).transpose()?,
-        expires_at: new.expires_at,
-        max_uses: new.max_uses,
-        password: new.password,
-        disposition: new.disposition.map(Disposition::as_str),
-    };
     let link = app.domain.link_create(&caller, new, once).await?;
     let path = format!(
         "{}v1/links/{}",
@@ -71,6 +63,18 @@ pub(super) async fn create(
     );
     let fields = [(LOCATION, path), (ETAG, revision_tag(&link))];
     Ok((StatusCode::CREATED, fields, Json(shape(&app, link))).into_response())
+}
+
+fn new_link(new: types::NewLink) -> Result<NewLink> {
+    Ok(NewLink {
+        slug: new.slug,
+        url: new.url,
+        file_id: new.file_id.as_deref().map(file_id).transpose()?,
+        expires_at: new.expires_at,
+        max_uses: new.max_uses,
+        password: new.password,
+        disposition: new.disposition.map(Disposition::as_str),
+    })
 }
 
 /// What is no id is no file's either.

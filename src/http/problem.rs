@@ -127,15 +127,18 @@ fn problem(error: &Error, request_id: &str) -> Problem {
         status: shape.status.as_u16(),
         detail: error.detail().to_owned(),
         instance: format!("urn:box-service:request:{request_id}"),
-        errors: error
-            .invalid_parts()
-            .iter()
-            .map(|part| InvalidPart {
-                pointer: part.pointer.clone(),
-                detail: part.detail.clone(),
-            })
-            .collect(),
+        errors: invalid_parts(error),
     }
+}
+
+pub(super) fn invalid_parts(error: &Error) -> Vec<InvalidPart> {
+    let parts = error.invalid_parts().iter();
+    parts
+        .map(|part| InvalidPart {
+            pointer: part.pointer.clone(),
+            detail: part.detail.clone(),
+        })
+        .collect()
 }
 
 /// Gives a response that carries an error its body; the error's story, for the log.

@@ -205,6 +205,40 @@ pub struct Link {
     pub updated_at: Timestamp,
 }
 
+/// Links that are to be made.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a body whose items are read one by one")]
+pub struct NewLinks {
+    #[schema(min_items = 1, max_items = 10_000)]
+    items: Vec<NewLink>,
+}
+
+/// What became of each of many links.
+#[derive(Serialize, ToSchema)]
+pub struct LinksMade {
+    pub items: Vec<LinkMade>,
+}
+
+/// What became of one of them.
+#[derive(Serialize, ToSchema)]
+pub struct LinkMade {
+    /// Counts from 0, as they were sent.
+    pub index: usize,
+    /// 201: it is made; 409: its slug is taken; 422: it is not valid; 503: try again.
+    #[schema(example = 201)]
+    pub status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slug: Option<String>,
+    /// The problem's type, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "urn:box-service:problem:conflict")]
+    pub r#type: Option<String>,
+    /// What is wrong with which part of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub errors: Vec<super::problem::InvalidPart>,
+}
+
 /// One page of links, by their slugs.
 #[derive(Serialize, ToSchema)]
 pub struct LinkPage {

@@ -95,6 +95,33 @@ impl From<Row> for Link {
     }
 }
 
+/// What is different in each of many, as JSON.
+#[derive(Serialize)]
+struct Many<'l> {
+    slug: &'l str,
+    url: Option<&'l str>,
+    file_id: Option<FileId>,
+    disposition: Option<&'l str>,
+    expires_at: Option<Timestamp>,
+    /// The same, as SQLite has it.
+    expires_us: Option<i64>,
+    max_uses: Option<i64>,
+}
+
+impl<'l> From<&'l Link> for Many<'l> {
+    fn from(link: &'l Link) -> Self {
+        Self {
+            slug: &link.slug,
+            url: link.url.as_deref(),
+            file_id: link.file_id,
+            disposition: link.disposition.as_deref(),
+            expires_at: link.expires_at,
+            expires_us: link.expires_at.map(Timestamp::as_micros),
+            max_uses: link.max_uses,
+        }
+    }
+}
+
 macro_rules! columns {
     () => {
         "slug, tenant, url, file_id, password, disposition, disabled, expires_at, max_uses, uses, last_used_at,
@@ -145,6 +172,67 @@ impl Conn<'_> {
             .rows_affected()
         });
         Ok(inserted == 1)
+    }
+
+    /// The same for links that differ in no more than slug, target, disposition, expiry and most uses; the
+    /// slugs of those that were made.
+    pub async fn link_insert_many(
+        &mut self,
+        links: &[Link],
+        reserved: Timestamp,
+    ) -> Result<Vec<String>> {
+        let Some(first) = links.first() else {
+            return Ok(Vec::new());
+        };
+        macro_rules! insert {
+            ($from:literal) => {
+                concat!(
+                    "INSERT INTO links (",
+                    columns!(),
+                    ") ",
+                    $from,
+                    taking_over!("$5"),
+                    " RETURNING slug"
+                )
+            };
+        }
+        let rows: Vec<_> = links.iter().map(Many::from).collect();
+        let json = serde_json::to_string(&rows).map_err(Error::internal)?;
+        match self {
+            Self::Postgres(c, patience) => {
+                let statement = async {
+                    let slugs = sqlx::query_scalar(insert!(
+                        "SELECT slug, $1, url, file_id, NULL, disposition, FALSE, expires_at, max_uses, 0, NULL,
+                                1, $2, $2, $3, NULL
+                         FROM json_to_recordset(CAST($4 AS JSON)) AS t (slug TEXT, url TEXT, file_id UUID,
+                              disposition TEXT, expires_at TIMESTAMPTZ, max_uses BIGINT)"
+                    ))
+                    .bind(&first.tenant)
+                    .bind(first.created_at)
+                    .bind(&first.created_by)
+                    .bind(json)
+                    .bind(reserved)
+                    .fetch_all(&mut **c)
+                    .await?;
+                    Ok(slugs)
+                };
+                in_time(*patience, statement).await
+            }
+            Self::Sqlite(c) => Ok(sqlx::query_scalar(insert!(
+                // Without a WHERE, SQLite would take the ON for a join's.
+                "SELECT value ->> 'slug', $1, value ->> 'url', unhex(value ->> 'file_id', '-'), NULL,
+                        value ->> 'disposition', FALSE, value ->> 'expires_us', value ->> 'max_uses', 0, NULL,
+                        1, $2, $2, $3, NULL
+                 FROM json_each($4) WHERE TRUE"
+            ))
+            .bind(&first.tenant)
+            .bind(first.created_at)
+            .bind(&first.created_by)
+            .bind(json)
+            .bind(reserved)
+            .fetch_all(c.ready().await?)
+            .await?),
+        }
     }
 
     /// The link of a slug, whoever's it is, a deleted one too.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::client::{Answer, Client, send};
 use crate::harness::service::Service;
 
+mod batches;
 mod counting;
 mod managing;
 mod passwords;
