@@ -89,7 +89,9 @@ impl Leaf for HostPattern {
             && url.port().is_none()
             && url.username().is_empty()
             && url.password().is_none()
-            && !name.contains(['*', '/', '@']);
+            && !name.contains(['*', '/', '@', '?', '#'])
+            // A port that is the scheme's own is not kept.
+            && (!name.contains(':') || name.ends_with(']'));
         match url.host() {
             Some(Host::Domain(host)) if plain => Ok(Self {
                 below,
