@@ -224,7 +224,7 @@ pub async fn read(domain: &Domain, content: &Content, range: Range<u64>) -> Vec<
     bytes
 }
 
-pub async fn actions(domain: &Domain, tenant: &Tenant, id: impl ToString) -> Vec<String> {
+async fn actions(domain: &Domain, tenant: &Tenant, id: impl ToString) -> Vec<String> {
     let mut reader = domain.metadata.reader().await.unwrap();
     let actions = reader.conn().event_actions(tenant, &id.to_string()).await;
     let mut actions = actions.unwrap();
