@@ -12,10 +12,12 @@ use crate::app;
 use crate::auth::{Scope, Tokens};
 use crate::clock::Clock;
 use crate::config::{Config, Loaded, Overrides, Size, Sources, parse_duration};
+use crate::domain::audit::Anchor;
 use crate::http::docs;
 use crate::id::Tenant;
 use crate::telemetry;
 
+mod audit;
 mod data_dir;
 mod fsck;
 mod health;
@@ -60,6 +62,11 @@ enum Command {
     Migrate,
     /// Check that the database and the store agree: exit status 0 when they do, 1 when not
     Fsck(FsckArgs),
+    /// Look after the record of what happened
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Print the OpenAPI document
     Openapi,
     /// Ask the service on this machine whether it is ready: exit status 0 when it is, 1 when not
@@ -107,6 +114,25 @@ struct FsckArgs {
     )]
     rate: Size,
     /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum AuditCommand {
+    /// Verify the chains of events: exit status 0 when they are intact, 1 when not, 2 when that could not be checked
+    Verify(AuditVerifyArgs),
+}
+
+#[derive(Args)]
+struct AuditVerifyArgs {
+    /// Only this one's
+    #[arg(long, value_parser = read_tenant)]
+    tenant: Option<Tenant>,
+    /// An end of a chain that was written down elsewhere, and must still be part of it; may be given again
+    #[arg(long, value_name = "TENANT:NUMBER:HASH")]
+    anchor: Vec<Anchor>,
+    /// Print a list of {tenant, first, last, hash, faults, unchecked}
     #[arg(long)]
     json: bool,
 }
@@ -171,6 +197,12 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Fsck(args) => {
             init_log(&loaded.config)?;
             run_async(fsck::check(loaded.config, args))
+        }
+        Command::Audit {
+            command: AuditCommand::Verify(args),
+        } => {
+            init_log(&loaded.config)?;
+            run_async(audit::verify(loaded.config, args))
         }
         Command::Openapi => Ok(ExitCode::SUCCESS),
     }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
+mod audit;
 mod auth;
 mod cors;
 mod database;
@@ -33,6 +34,7 @@ mod urls;
 
 use leaf::{Leaf, unlike};
 
+pub use audit::Audit;
 pub use auth::{Auth, Issuer, JwksUrl, Tenants};
 pub use cors::{Cors, Origin};
 pub use database::{Database, DatabaseUrl};
@@ -80,6 +82,7 @@ pub struct Config {
     pub cors: Cors,
     pub urls: Urls,
     pub reaper: Reaper,
+    pub audit: Audit,
     pub log: Log,
 }
 
@@ -103,6 +106,7 @@ impl Default for Config {
             cors: Cors::default(),
             urls: Urls::default(),
             reaper: Reaper::default(),
+            audit: Audit::default(),
             log: Log::default(),
         }
     }
@@ -212,6 +216,7 @@ impl Config {
         self.limits.check()?;
         self.imports.check()?;
         self.fetch.check()?;
+        self.audit.check()?;
         positive("reaper.interval", self.reaper.interval)?;
         let largest = Limits::default().max_file_size;
         if matches!(self.store_url(), StoreUrl::S3 { .. }) && self.limits.max_file_size > largest {

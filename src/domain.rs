@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, Notify};
 use crate::clock::Clock;
 use crate::config::{Imports, Limits, Quota};
 use crate::fetch::Fetcher;
-use crate::id::Tenant;
+use crate::id::{ClaimId, Tenant};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -18,6 +18,7 @@ use crate::objects::Objects;
 pub use ahead::Ahead;
 
 mod ahead;
+pub mod audit;
 pub mod changes;
 mod content;
 pub mod deployment;
@@ -53,6 +54,10 @@ pub struct Rules {
     pub trash_keep: Duration,
     /// How long the bytes of a deleted file stay.
     pub reaper_delay: Duration,
+    /// How long events are kept; None: for ever.
+    pub audit_keep: Option<Duration>,
+    /// Whether refused and signed access is noted.
+    pub audit_access: bool,
 }
 
 /// The domain, over one database and one store. Cheap to clone.
@@ -75,6 +80,11 @@ pub struct Domain {
     /// Whether the database was found to be older than the store.
     pub older: Arc<AtomicBool>,
     pub ahead: Ahead,
+    /// Of this process, in the leases that it takes.
+    pub process: ClaimId,
+    /// What ends of chains are signed with; None: they are not.
+    pub audit_keys: Option<Arc<audit::Keys>>,
+    pub sampled: Arc<audit::Sampled>,
     pub metrics: Metrics,
 }
 

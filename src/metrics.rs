@@ -14,11 +14,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge;
 use prometheus_client::registry::{Metric, Registry};
 
+mod audit;
 mod histogram;
 mod http;
 mod imports;
 mod store;
 
+pub use audit::Audit;
 pub use histogram::Histogram;
 pub use http::{Http, Route};
 pub use imports::Imports;
@@ -45,6 +47,7 @@ pub struct All {
     pub imports: Imports,
     pub uploads: Uploads,
     pub reaper: Reaper,
+    pub audit: Audit,
     database: Database,
 }
 
@@ -106,6 +109,8 @@ pub struct OfDatabase {
     pub oldest_claim_s: f64,
     /// Dead objects whose keys are to be deleted by now.
     pub reaper_due: i64,
+    /// Since the oldest event happened that is not sealed, in seconds; 0 without one.
+    pub audit_lag_s: f64,
 }
 
 impl Deref for Metrics {
@@ -130,6 +135,7 @@ impl Default for Metrics {
             imports: Imports::register(&mut at),
             uploads: Uploads::register(&mut at),
             reaper: Reaper::register(&mut at),
+            audit: Audit::register(&mut at),
             database: Database::register(&mut at),
             registry,
         };
@@ -148,6 +154,7 @@ impl Metrics {
         self.database.up.set(known.is_some().into());
         let level = |of: fn(&OfDatabase) -> f64| known.as_ref().map_or(f64::NAN, of);
         self.reaper.due.set(level(|it| it.reaper_due as f64));
+        self.audit.lag.set(level(|it| it.audit_lag_s));
         self.imports
             .running
             .set(level(|it| it.imports_running as f64));

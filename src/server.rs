@@ -54,6 +54,13 @@ pub async fn serve(
     ));
     let importer = tokio::spawn(workers::importer(app.domain.clone(), stopping.clone()));
     let generation = tokio::spawn(workers::generation(app.domain.clone(), stopping.clone()));
+    // Until requests have ended: the last ones are noted too.
+    let ended = CancellationToken::new();
+    let auditor = tokio::spawn(workers::auditor(
+        app.domain.clone(),
+        app.config.audit.interval,
+        ended.clone(),
+    ));
 
     let connections = Connections::new(&app);
     let watchers = Connections::of_admin(&app);
@@ -89,6 +96,8 @@ pub async fn serve(
     let _ = reaper.await;
     let _ = importer.await;
     let _ = generation.await;
+    ended.cancel();
+    let _ = auditor.await;
     app.domain.intents_give_back().await;
     app.domain.metadata.close().await;
     tracing::info!("stopped");

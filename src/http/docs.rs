@@ -14,7 +14,7 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, content, files, health, imports, list, me, metrics, problem, routes, signed,
+    Access, Takes, audit, content, files, health, imports, list, me, metrics, problem, routes, signed,
     upload, usage, versions,
 };
 
@@ -51,6 +51,7 @@ use super::{
         imports::events,
         imports::cancel,
         imports::retry,
+        audit::list,
         usage::get,
         me::get,
         health::live,
@@ -64,6 +65,7 @@ use super::{
     tags(
         (name = "files", description = "Files and their contents"),
         (name = "imports", description = "Lists of URLs that are fetched"),
+        (name = "audit", description = "What happened"),
         (name = "identity", description = "Who calls"),
         (name = "operations", description = "For operators"),
     ),
