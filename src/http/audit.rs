@@ -80,7 +80,10 @@ pub(super) async fn list(
         events.truncate(limit as usize);
         let last = events.last().filter(|_| more);
         let next_cursor = last.and_then(|last| last.place).map(|(seq, _)| behind(seq));
-        let items: Result<_> = events.into_iter().map(types::AuditEvent::try_from).collect();
+        let items: Result<_> = events
+            .into_iter()
+            .map(types::AuditEvent::try_from)
+            .collect();
         Json(types::AuditEventPage {
             items: items?,
             next_cursor,

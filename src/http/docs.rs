@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, audit, content, files, health, imports, list, me, metrics, problem, routes, signed,
-    upload, usage, versions,
+    Access, Takes, audit, content, files, health, imports, list, me, metrics, problem, routes,
+    signed, upload, usage, versions,
 };
 
 #[derive(OpenApi)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{self, AUTHORIZATION, CONTENT_TYPE, HeaderName};
-use axum::http::{HeaderMap, Method};
+use axum::http::{Extensions, HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use serde_json::json;
@@ -49,8 +49,12 @@ impl Guard {
         }
     }
 
-    async fn principal(&self, request: &Request) -> Result<Option<Arc<Principal>>> {
-        let headers = request.headers();
+    async fn principal(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        method: &Method,
+    ) -> Result<Option<Arc<Principal>>> {
         let needed = match self.access {
             Allowed::Public | Allowed::Signed => return Ok(None),
             Allowed::Token => None,
@@ -61,11 +65,11 @@ impl Guard {
         let principal = self.tokens.verify(token).await?;
         match needed {
             Some(scope) if !principal.scopes.contains(&scope) => {
-                let route = request.extensions().get::<MatchedPath>();
+                let route = extensions.get::<MatchedPath>();
                 let route = route.map_or("", |route| route.as_str());
-                let caller = Remote::of(request.extensions())
+                let caller = Remote::of(extensions)
                     .caller(principal.tenant.clone(), principal.subject.clone());
-                Err(lacks(&self.domain, &caller, route, request.method(), scope))
+                Err(lacks(&self.domain, &caller, route, method, scope))
             }
             _ => Ok(Some(principal)),
         }
@@ -98,7 +102,9 @@ pub(super) async fn check(
     mut request: Request,
     next: Next,
 ) -> Result<Response> {
-    let who = guard.principal(&request).await?.map(Who);
+    let (headers, extensions) = (request.headers(), request.extensions());
+    let principal = guard.principal(headers, extensions, request.method());
+    let who = principal.await?.map(Who);
     guard.length(request.headers())?;
     if let Some(who) = &who {
         request.extensions_mut().insert(who.clone());

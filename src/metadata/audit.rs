@@ -212,9 +212,10 @@ impl Conn<'_> {
             // A transaction that writes has SQLite to itself.
             Self::Sqlite(_) => return self.audit_head(tenant).await?.ok_or_else(sealed_by_another),
             Self::Postgres(c, patience) => {
-                let locked = sqlx::query_as("SELECT * FROM audit_heads WHERE tenant = $1 FOR UPDATE")
-                    .bind(tenant)
-                    .fetch_optional(&mut **c);
+                let locked =
+                    sqlx::query_as("SELECT * FROM audit_heads WHERE tenant = $1 FOR UPDATE")
+                        .bind(tenant)
+                        .fetch_optional(&mut **c);
                 in_time(*patience, locked.err_into()).await?
             }
         };
@@ -321,7 +322,15 @@ impl Conn<'_> {
             self,
             "UPDATE audit_heads SET seq = $3, hash = $4, at = $5, key_id = $6, signature = $7
              WHERE tenant = $1 AND seq = $2",
-            [&to.tenant, from, to.seq, &to.hash[..], to.at, key_id, signature],
+            [
+                &to.tenant,
+                from,
+                to.seq,
+                &to.hash[..],
+                to.at,
+                key_id,
+                signature
+            ],
             sealed_by_another
         );
         Ok(())
@@ -386,7 +395,9 @@ impl Conn<'_> {
                         query.push(condition).push_bind(value);
                     }
                 }
-                query.push(" ORDER BY seq LIMIT ").push_bind(i64::from(limit));
+                query
+                    .push(" ORDER BY seq LIMIT ")
+                    .push_bind(i64::from(limit));
                 query
             }};
         }

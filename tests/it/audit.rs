@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use box_service::app;
 use box_service::auth::Scope;
-use box_service::domain::{Caller, Domain};
 use box_service::domain::audit::{Access, Anchor, Report, Standing};
+use box_service::domain::{Caller, Domain};
 use box_service::id::Tenant;
 use serde_json::{Value, json};
 
@@ -56,7 +56,9 @@ async fn events_are_listed_once_they_are_sealed(service: &Service) {
     assert_eq!(list(&client, "").await, Vec::<Value>::new());
     let file = client.upload("a", "bytes").await;
     let patched = client.patch(&format!("/v1/files/{}", id(&file)));
-    let patched = patched.header("x-request-id", "by-me").json(&json!({"name": "b"}));
+    let patched = patched
+        .header("x-request-id", "by-me")
+        .json(&json!({"name": "b"}));
     send(patched).await.json(200);
     service.client("other").upload("c", "bytes").await;
     assert_eq!(list(&client, "").await, Vec::<Value>::new());
@@ -65,8 +67,14 @@ async fn events_are_listed_once_they_are_sealed(service: &Service) {
     assert_eq!(seal(service).await, 0);
     let events = list(&client, "").await;
     assert_eq!(events.len(), 2, "{events:?}");
-    for (event, (seq, action)) in events.iter().zip([(1, "file.created"), (2, "file.updated")]) {
-        assert_eq!((&event["seq"], &event["action"]), (&json!(seq), &json!(action)));
+    for (event, (seq, action)) in events
+        .iter()
+        .zip([(1, "file.created"), (2, "file.updated")])
+    {
+        assert_eq!(
+            (&event["seq"], &event["action"]),
+            (&json!(seq), &json!(action))
+        );
         assert_eq!(event["target"], file["id"]);
         assert_eq!(event["subject"], "tester");
         assert_eq!(event["remote_ip"], "127.0.0.1");
@@ -90,7 +98,9 @@ async fn events_are_listed_once_they_are_sealed(service: &Service) {
     assert_eq!(report.standing(), Standing::Intact);
 
     let poor = service.client_with("acme", &[Scope::FilesRead, Scope::Admin]);
-    send(poor.get("/v1/audit-events")).await.problem(403, "forbidden");
+    send(poor.get("/v1/audit-events"))
+        .await
+        .problem(403, "forbidden");
 }
 
 /// An event of a transaction that began long ago.
@@ -98,7 +108,10 @@ fn late(service: &Service) -> String {
     let (id, at) = if service.variable("BOX_DATABASE__URL").starts_with("sqlite:") {
         ("x'00000000000070008000000000000001'", "0")
     } else {
-        ("'00000000-0000-7000-8000-000000000001'", "'1970-01-01T00:00:00Z'")
+        (
+            "'00000000-0000-7000-8000-000000000001'",
+            "'1970-01-01T00:00:00Z'",
+        )
     };
     format!(
         "INSERT INTO events (id, tenant, at, subject, action, target, detail)
@@ -122,13 +135,19 @@ async fn events_are_filtered_and_paged(service: &Service) {
 
     let found = async |query: &str| {
         let events = list(&client, query).await;
-        let places: Vec<i64> = events.iter().map(|event| event["seq"].as_i64().unwrap()).collect();
+        let places: Vec<i64> = events
+            .iter()
+            .map(|event| event["seq"].as_i64().unwrap())
+            .collect();
         places
     };
     assert_eq!(found("").await, [1, 2, 3, 4, 5, 6]);
     assert_eq!(found("?action=file.trashed").await, [6]);
     assert_eq!(found(&format!("?target={}", ids[0])).await, [1, 6]);
-    assert_eq!(found("?subject=tester&action=file.created").await, [1, 2, 3, 4, 5]);
+    assert_eq!(
+        found("?subject=tester&action=file.created").await,
+        [1, 2, 3, 4, 5]
+    );
     assert_eq!(found("?subject=nobody").await, [0; 0]);
     let bounds = format!("?after={}&before={}", times[1], times[3]);
     assert_eq!(found(&bounds).await, [2, 3]);
@@ -138,7 +157,13 @@ async fn events_are_filtered_and_paged(service: &Service) {
     loop {
         let path = format!("/v1/audit-events?limit=2&action=file.created{cursor}");
         let page = send(client.get(&path)).await.json(200);
-        paged.extend(page["items"].as_array().unwrap().iter().map(|event| event["seq"].clone()));
+        paged.extend(
+            page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|event| event["seq"].clone()),
+        );
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,
@@ -173,7 +198,9 @@ async fn an_export_has_all_of_them(service: &Service) {
         }
     }
     assert_eq!(seal(service).await, 601);
-    let export = client.get("/v1/audit-events").header("accept", "application/x-ndjson");
+    let export = client
+        .get("/v1/audit-events")
+        .header("accept", "application/x-ndjson");
     let answer = send(export).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.header("content-type"), "application/x-ndjson");
@@ -181,10 +208,16 @@ async fn an_export_has_all_of_them(service: &Service) {
     let text = answer.text();
     let places: Vec<i64> = text
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_i64().unwrap())
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["seq"]
+                .as_i64()
+                .unwrap()
+        })
         .collect();
     assert_eq!(places, (1..=601).collect::<Vec<_>>());
-    let refused = client.get("/v1/audit-events?limit=5").header("accept", "application/x-ndjson");
+    let refused = client
+        .get("/v1/audit-events?limit=5")
+        .header("accept", "application/x-ndjson");
     send(refused).await.invalid(&["/limit"]);
     assert_eq!(assert_intact(service.domain()).await.last, 601);
 }
@@ -205,7 +238,11 @@ async fn events_are_kept_for_as_long_as_configured(service: &Service) {
     service.clock.advance(DAY);
     assert_eq!(domain.audit_sweep().await.unwrap(), 2);
     assert_eq!(domain.audit_sweep().await.unwrap(), 0);
-    let places: Vec<Value> = list(&client, "").await.iter().map(|e| e["seq"].clone()).collect();
+    let places: Vec<Value> = list(&client, "")
+        .await
+        .iter()
+        .map(|e| e["seq"].clone())
+        .collect();
     assert_eq!(json!(places), json!([3]));
     let report = assert_intact(domain).await;
     assert_eq!((report.first, report.last), (3, 3));
@@ -230,11 +267,21 @@ async fn access_is_noted_within_bounds(service: &Service) {
     let path = format!("/v1/files/{}", id(&file));
     send(reader.delete(&path)).await.problem(403, "forbidden");
     let sign = format!("{path}/signed-urls");
-    let put = reader.post(&sign).json(&json!({"method": "PUT", "expires_in_s": 60}));
+    let put = reader
+        .post(&sign)
+        .json(&json!({"method": "PUT", "expires_in_s": 60}));
     send(put).await.problem(403, "forbidden");
-    let get = client.post(&sign).json(&json!({"method": "HEAD", "expires_in_s": 60}));
+    let get = client
+        .post(&sign)
+        .json(&json!({"method": "HEAD", "expires_in_s": 60}));
     let signed = send(get).await.json(200);
-    let signed = signed["url"].as_str().unwrap().split("/s/").nth(1).unwrap().to_owned();
+    let signed = signed["url"]
+        .as_str()
+        .unwrap()
+        .split("/s/")
+        .nth(1)
+        .unwrap()
+        .to_owned();
     let stranger = service.stranger();
     let signed = format!("/s/{signed}");
     assert_eq!(send(stranger.head(&signed)).await.status, 200);
@@ -243,22 +290,38 @@ async fn access_is_noted_within_bounds(service: &Service) {
     assert_eq!(send(stranger.head(&signed)).await.status, 403);
     // Of nobody's tenant.
     send(stranger.get("/s/x")).await.problem(403, "forbidden");
-    send(stranger.get(&path)).await.problem(401, "unauthenticated");
+    send(stranger.get(&path))
+        .await
+        .problem(401, "unauthenticated");
 
     written(service).await;
     seal(service).await;
     let noted: Vec<_> = list(&client, "").await.into_iter().skip(1).collect();
     let noted: Vec<_> = noted
         .iter()
-        .map(|e| (e["action"].as_str().unwrap(), e["target"].as_str().unwrap(), &e["detail"]))
+        .map(|e| {
+            (
+                e["action"].as_str().unwrap(),
+                e["target"].as_str().unwrap(),
+                &e["detail"],
+            )
+        })
         .collect();
     let file = id(&file);
     let head = json!({"method": "HEAD"});
     assert_eq!(
         noted,
         [
-            ("access.refused", "/v1/files/{id}", &json!({"method": "DELETE", "scope": "files:delete"})),
-            ("access.refused", "/v1/files/{id}/signed-urls", &json!({"method": "POST", "scope": "files:write"})),
+            (
+                "access.refused",
+                "/v1/files/{id}",
+                &json!({"method": "DELETE", "scope": "files:delete"})
+            ),
+            (
+                "access.refused",
+                "/v1/files/{id}/signed-urls",
+                &json!({"method": "POST", "scope": "files:write"})
+            ),
             ("access.signed", file, &head),
             ("access.refused", file, &json!({"method": "GET"})),
             ("access.refused", file, &head),
@@ -290,7 +353,9 @@ async fn written(service: &Service) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), look).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), look)
+        .await
+        .unwrap();
 }
 
 /// Each with a lease of its own: so both are at work, as when one was slow and its lease ran out.
@@ -300,7 +365,9 @@ async fn two_sealers_make_one_chain(service: &Service) {
     let mut domains = vec![service.domain().clone()];
     if !sqlite {
         let config = &service.app.config;
-        let mut other = app::open_domain(config, false, service.clock.clone()).await.unwrap();
+        let mut other = app::open_domain(config, false, service.clock.clone())
+            .await
+            .unwrap();
         other.audit_keys = service.domain().audit_keys.clone();
         domains.push(other);
     } else {
@@ -343,7 +410,15 @@ fn an_anchor_is_a_tenant_a_number_and_a_hash() {
     let hash = "ab".repeat(32);
     let anchor: Anchor = format!("acme:7:{hash}").parse().unwrap();
     assert_eq!((anchor.tenant.as_str(), anchor.seq), ("acme", 7));
-    for text in ["", "acme:7", "acme:0:HASH", "acme:-1:HASH", "acme:7:HASHab", "a b:7:HASH", "acme:7:xyz"] {
+    for text in [
+        "",
+        "acme:7",
+        "acme:0:HASH",
+        "acme:-1:HASH",
+        "acme:7:HASHab",
+        "a b:7:HASH",
+        "acme:7:xyz",
+    ] {
         let text = text.replace("HASH", &hash);
         assert!(text.parse::<Anchor>().is_err(), "{text}");
     }

@@ -878,7 +878,11 @@ fn a_configuration_is_checked_without_starting() {
         ("BOX_REAPER__DELAY", ""),
     ] {
         let told = |problem: &&String| problem.contains(key) && problem.contains(place);
-        assert_eq!(problems.iter().filter(told).count(), 1, "{key}: {problems:#?}");
+        assert_eq!(
+            problems.iter().filter(told).count(),
+            1,
+            "{key}: {problems:#?}"
+        );
     }
     assert_eq!(problems.len(), 7, "{problems:#?}");
     // Values that don't go together, of each section.
@@ -888,8 +892,14 @@ fn a_configuration_is_checked_without_starting() {
     );
     let (status, problems) = check(&[], &["--config", "odd.toml"]);
     assert_eq!((status, problems.len()), (Some(1), 3), "{problems:#?}");
-    for (key, problem) in ["store.lease", "audit.keep", "reaper.interval"].iter().zip(&problems) {
-        assert!(problem.starts_with(&format!("odd.toml: {key}: ")), "{problem}");
+    for (key, problem) in ["store.lease", "audit.keep", "reaper.interval"]
+        .iter()
+        .zip(&problems)
+    {
+        assert!(
+            problem.starts_with(&format!("odd.toml: {key}: ")),
+            "{problem}"
+        );
     }
     // What only this environment lacks, and what only this machine does.
     let (status, problems) = check(&[("BOX_ENVIRONMENT", "production")], &[]);
@@ -918,7 +928,10 @@ fn what_differs_between_two_environments_is_told() {
              [environments.twin]\nlisten = \"0.0.0.0:80\"\nurls.secret = \"{one}\"\n"
         ),
     );
-    place.write("staging.toml", &format!("listen = \"0.0.0.0:80\"\nauth.secret = \"{one}\"\n"));
+    place.write(
+        "staging.toml",
+        &format!("listen = \"0.0.0.0:80\"\nauth.secret = \"{one}\"\n"),
+    );
     let diff = |a: &str, b: &str| {
         let arguments = ["config", "diff", a, b, "--json", "--config", "box.toml"];
         // Of this process, and so of neither.
@@ -927,9 +940,7 @@ fn what_differs_between_two_environments_is_told() {
         assert!(!outcome.out.contains(&one) && !outcome.out.contains(&two));
         (outcome.status, found)
     };
-    let secret = |key: &str, equal: bool| {
-        json!({"key": key, "a": "********", "b": "********", "secret": true, "equal": equal})
-    };
+    let secret = |key: &str, equal: bool| json!({"key": key, "a": "********", "b": "********", "secret": true, "equal": equal});
     let (status, found) = diff("staging", "production");
     assert_eq!(status, Some(1), "{found}");
     let expected = json!([
@@ -948,7 +959,10 @@ fn what_differs_between_two_environments_is_told() {
 
     let (status, found) = diff("staging", "twin");
     assert_eq!(status, Some(0), "{found}");
-    assert_eq!(found, json!([secret("auth.secret", true), secret("urls.secret", true)]));
+    assert_eq!(
+        found,
+        json!([secret("auth.secret", true), secret("urls.secret", true)])
+    );
     // Two files, as they are without an environment.
     let (status, found) = diff("box.toml", "staging.toml");
     assert_eq!(status, Some(1), "{found}");
@@ -969,7 +983,9 @@ fn what_differs_between_two_environments_is_told() {
         let arguments = ["config", "diff", a, b, "--config", "box.toml"];
         place.run(&arguments).refused(&[named]);
     }
-    place.run(&["config", "diff", "staging", "twin"]).refused(&["--config"]);
+    place
+        .run(&["config", "diff", "staging", "twin"])
+        .refused(&["--config"]);
 }
 
 #[tokio::test]
@@ -988,7 +1004,15 @@ async fn the_record_is_verified_by_a_command() {
     let variables = [("BOX_AUDIT__KEY", SECRET), ("BOX_AUDIT__INTERVAL", "10ms")];
     let serving = Running::start(&place, &variables).await;
     let scopes = "files:write audit:read";
-    let token = ["token", "--tenant", "acme", "--subject", "me", "--scopes", scopes];
+    let token = [
+        "token",
+        "--tenant",
+        "acme",
+        "--subject",
+        "me",
+        "--scopes",
+        scopes,
+    ];
     let token = place.run(&token).succeeded();
     let client = Client::new(&serving.url, Some(token.trim().to_owned()));
     client.upload("a", "bytes").await;
@@ -1005,7 +1029,10 @@ async fn the_record_is_verified_by_a_command() {
     let head = head().await;
     let (status, found) = verify(&["--anchor", &head], SECRET);
     assert_eq!(status, Some(0), "{found}");
-    assert_eq!((&found[0]["tenant"], &found[0]["last"]), (&json!("acme"), &json!(2)));
+    assert_eq!(
+        (&found[0]["tenant"], &found[0]["last"]),
+        (&json!("acme"), &json!(2))
+    );
     assert_eq!(serving.signal("TERM").status, Some(0));
 
     let text = place.run_with(&["audit", "verify"], &[("BOX_AUDIT__KEY", SECRET)]);

@@ -45,7 +45,11 @@ impl Domain {
             return;
         }
         let event = self.event(caller, access.action(), target, detail);
-        let mut waiting = self.sampled.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self
+            .sampled
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if waiting.len() < WAITING {
             waiting.push_back(event);
             self.metrics.audit.noted.inc();
@@ -57,7 +61,11 @@ impl Domain {
     /// Writes a batch of what was noted; how many.
     pub async fn access_write(&self) -> Result<usize> {
         let batch: Vec<Event> = {
-            let mut waiting = self.sampled.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self
+                .sampled
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let most = waiting.len().min(BATCH);
             waiting.drain(..most).collect()
         };

@@ -43,7 +43,10 @@ impl fmt::Display for Fault {
             }
             Self::CutOff { seq } => write!(f, "the chain is cut off: it ends at number {seq}"),
             Self::WrongHead { seq } => {
-                write!(f, "the head is not that of event number {seq}, the last one")
+                write!(
+                    f,
+                    "the head is not that of event number {seq}, the last one"
+                )
             }
             Self::NoHead => f.write_str("the head is missing"),
             Self::WrongSignature { of } => write!(f, "the signature of the {of} is wrong"),
@@ -133,7 +136,8 @@ impl Domain {
         let mut others = reader.conn().audit_headless(TENANTS).await?;
         drop(reader);
         for anchor in anchors {
-            if self.audit_head(&anchor.tenant).await?.is_none() && !others.contains(&anchor.tenant) {
+            if self.audit_head(&anchor.tenant).await?.is_none() && !others.contains(&anchor.tenant)
+            {
                 others.push(anchor.tenant.clone());
             }
         }
@@ -158,7 +162,9 @@ impl Domain {
     async fn audit_verify_tenant(&self, tenant: &Tenant, anchors: &[Anchor]) -> Result<Report> {
         for _ in 0..ATTEMPTS {
             let checkpoint = self.audit_checkpoint(tenant).await?;
-            let report = self.audit_walk(tenant, checkpoint.as_ref(), anchors).await?;
+            let report = self
+                .audit_walk(tenant, checkpoint.as_ref(), anchors)
+                .await?;
             // Retention may have removed what was about to be read.
             if report.faults.is_empty() || self.audit_checkpoint(tenant).await? == checkpoint {
                 return Ok(report);
@@ -191,8 +197,10 @@ impl Domain {
             faults: Vec::new(),
             unchecked: Vec::new(),
         };
-        let mut anchors: Vec<&Anchor> =
-            anchors.iter().filter(|anchor| anchor.tenant == *tenant).collect();
+        let mut anchors: Vec<&Anchor> = anchors
+            .iter()
+            .filter(|anchor| anchor.tenant == *tenant)
+            .collect();
         let (mut seq, mut hash) = start;
         anchors.retain(|anchor| !report.meets(anchor, seq, &hash));
         let all = EventFilter::default();
@@ -221,7 +229,10 @@ impl Domain {
                 report.last = place;
                 anchors.retain(|anchor| !report.meets(anchor, seq, &hash));
                 // The head's own event.
-                if head.as_ref().is_some_and(|head| head.seq == seq && head.hash != hash) {
+                if head
+                    .as_ref()
+                    .is_some_and(|head| head.seq == seq && head.hash != hash)
+                {
                     report.faults.push(Fault::WrongHead { seq });
                     broken = true;
                     break 'pages;
@@ -278,7 +289,8 @@ impl Domain {
                     Some(true) => {}
                     Some(false) => report.faults.push(Fault::WrongSignature { of: name }),
                     None => {
-                        let text = format!("the {name} was signed with the key {id}, which is not known");
+                        let text =
+                            format!("the {name} was signed with the key {id}, which is not known");
                         report.unchecked.push(text);
                     }
                 }

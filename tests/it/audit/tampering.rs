@@ -54,8 +54,14 @@ async fn tamper(service: &Service, sql: &str) {
     ];
     let sqlite = service.variable("BOX_DATABASE__URL").starts_with("sqlite:");
     for (name, table) in names {
-        let on = if sqlite { String::new() } else { format!(" ON {table}") };
-        service.execute(&format!("DROP TRIGGER IF EXISTS {name}{on}")).await;
+        let on = if sqlite {
+            String::new()
+        } else {
+            format!(" ON {table}")
+        };
+        service
+            .execute(&format!("DROP TRIGGER IF EXISTS {name}{on}"))
+            .await;
     }
     service.execute(sql).await;
 }
@@ -83,7 +89,9 @@ async fn what_was_sealed_can_not_be_changed(service: &Service) {
     }
     if !service.variable("BOX_DATABASE__URL").starts_with("sqlite:") {
         for table in ["events", "audit_heads", "audit_checkpoints"] {
-            attempt(service, &format!("TRUNCATE {table}")).await.unwrap_err();
+            attempt(service, &format!("TRUNCATE {table}"))
+                .await
+                .unwrap_err();
         }
     }
     seal(service).await;
@@ -109,12 +117,27 @@ async fn a_row_that_is_gone_is_seen(service: &Service) {
 
 async fn a_row_that_was_changed_is_seen(service: &Service) {
     five(service).await;
-    let by_text = ["subject", "action", "target", "request_id", "remote_ip", "detail"];
+    let by_text = [
+        "subject",
+        "action",
+        "target",
+        "request_id",
+        "remote_ip",
+        "detail",
+    ];
     for column in by_text {
         let keep = format!("CREATE TABLE kept AS SELECT {column} AS was FROM events WHERE seq = 2");
         service.execute(&keep).await;
-        tamper(service, &format!("UPDATE events SET {column} = '{{}}x' WHERE seq = 2")).await;
-        assert_eq!(faults(service, &[]).await, [Fault::Changed { seq: 2 }], "{column}");
+        tamper(
+            service,
+            &format!("UPDATE events SET {column} = '{{}}x' WHERE seq = 2"),
+        )
+        .await;
+        assert_eq!(
+            faults(service, &[]).await,
+            [Fault::Changed { seq: 2 }],
+            "{column}"
+        );
         let back = format!("UPDATE events SET {column} = (SELECT was FROM kept) WHERE seq = 2");
         tamper(service, &back).await;
         service.execute("DROP TABLE kept").await;
@@ -153,7 +176,10 @@ async fn an_end_that_was_cut_off_is_seen(service: &Service) {
         "UPDATE audit_heads SET seq = 3, hash = (SELECT hash FROM events WHERE seq = 3)",
     )
     .await;
-    assert_eq!(faults(service, &[]).await, [Fault::WrongSignature { of: "head" }]);
+    assert_eq!(
+        faults(service, &[]).await,
+        [Fault::WrongSignature { of: "head" }]
+    );
     tamper(service, "DELETE FROM audit_heads").await;
     assert_eq!(faults(service, &[]).await, [Fault::NoHead]);
 }
@@ -180,12 +206,17 @@ async fn a_chain_that_was_made_anew_is_seen(service: &Service) {
     // And says that it is of the service's own key.
     let claimed = format!("UPDATE audit_heads SET key_id = '{own}'");
     tamper(service, &claimed).await;
-    assert_eq!(faults(service, &[]).await, [Fault::WrongSignature { of: "head" }]);
+    assert_eq!(
+        faults(service, &[]).await,
+        [Fault::WrongSignature { of: "head" }]
+    );
 }
 
 async fn an_older_end_is_seen_by_an_anchor(service: &Service) {
     five(service).await;
-    service.execute("CREATE TABLE kept AS SELECT * FROM audit_heads").await;
+    service
+        .execute("CREATE TABLE kept AS SELECT * FROM audit_heads")
+        .await;
     service.client("acme").upload("late", "bytes").await;
     seal(service).await;
     let report = assert_intact(service.domain()).await;
@@ -220,7 +251,11 @@ async fn what_can_not_be_checked_is_no_good_news(service: &Service) {
         other.audit_keys = Some(std::sync::Arc::new(keys));
         assert_eq!(verify(&other, &[]).await.standing(), standing);
     }
-    tamper(service, "UPDATE audit_heads SET key_id = NULL, signature = NULL").await;
+    tamper(
+        service,
+        "UPDATE audit_heads SET key_id = NULL, signature = NULL",
+    )
+    .await;
     let report = verify(service.domain(), &[]).await;
     assert_eq!(report.standing(), Standing::Unchecked);
 }

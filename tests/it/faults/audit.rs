@@ -52,7 +52,12 @@ async fn verified(domain: &Domain, tenant: &Tenant) -> Report {
 }
 
 async fn walk(pair: Pair) {
-    let Some(site) = Site::open(pair, &[("BOX_AUDIT__KEEP", "10d"), ("BOX_AUTH__SECRET", SECRET)]).await else {
+    let Some(site) = Site::open(
+        pair,
+        &[("BOX_AUDIT__KEEP", "10d"), ("BOX_AUTH__SECRET", SECRET)],
+    )
+    .await
+    else {
         return;
     };
     assert!(site.calm.audit_keys.is_some());
@@ -77,9 +82,12 @@ async fn walk(pair: Pair) {
             let process = site.process().await;
             let noted = Caller::service(tenant.clone());
             let target = format!("{name} {points}");
-            process
-                .domain
-                .access_note(Access::Refused, &noted, target.clone(), serde_json::json!({}));
+            process.domain.access_note(
+                Access::Refused,
+                &noted,
+                target.clone(),
+                serde_json::json!({}),
+            );
             process.faults.arm(points + 1, fault.clone());
             let outcome = process.does(round(&process.domain)).await;
             let walked = process.faults.disarm();
@@ -94,15 +102,26 @@ async fn walk(pair: Pair) {
                 target: Some(target),
                 ..EventFilter::default()
             };
-            let noted = site.calm.audit_events(&tenant, &filter, 0, 10).await.unwrap();
+            let noted = site
+                .calm
+                .audit_events(&tenant, &filter, 0, 10)
+                .await
+                .unwrap();
             // It may be lost, and is there once at most.
             assert!(noted.len() <= 1, "{noted:?}");
             assert!(walked.fired || noted.len() == 1, "{outcome:?}");
             told_of += noted.len() as i64;
             // Each upload has its place, and nothing else has.
-            assert_eq!(report.last, uploaded + told_of, "{outcome:?} after {walked:?}");
+            assert_eq!(
+                report.last,
+                uploaded + told_of,
+                "{outcome:?} after {walked:?}"
+            );
             // What is younger stays.
-            assert!(report.first <= report.last && report.first > report.last - 3, "{report:?}");
+            assert!(
+                report.first <= report.last && report.first > report.last - 3,
+                "{report:?}"
+            );
             if !walked.fired {
                 break;
             }
