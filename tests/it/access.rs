@@ -152,9 +152,8 @@ fn foreign(operation: &str) -> Foreign {
         | "retryImport"
         | "createSignedUrl" => Foreign::NotFound,
         "batchDeleteFiles" => Foreign::NotFoundWithin,
-        "uploadFile" | "listFiles" | "createImport" | "listImports" | "getUsage" | "getMe" => {
-            Foreign::Own
-        }
+        "uploadFile" | "listFiles" | "createImport" | "listImports" | "listAuditEvents"
+        | "getUsage" | "getMe" => Foreign::Own,
         "getMetrics" => Foreign::Numbers,
         other => panic!("what does another tenant get of {other}?"),
     }
