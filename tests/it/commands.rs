@@ -945,7 +945,7 @@ fn what_differs_between_two_environments_is_told() {
     assert_eq!(status, Some(1), "{found}");
     let expected = json!([
         {"key": "listen", "a": "0.0.0.0:80", "b": "0.0.0.0:81", "secret": false, "equal": false},
-        {"key": "public_url", "a": "http://127.0.0.1/", "b": "http://127.0.0.1:81/", "secret": false, "equal": false},
+        {"key": "public_url", "a": "http://127.0.0.1", "b": "http://127.0.0.1:81", "secret": false, "equal": false},
         secret("auth.secret", true),
         secret("urls.secret", false),
         {"key": "quota.tenants.acme.max_files", "a": null, "b": 7, "secret": false, "equal": false},
