@@ -290,3 +290,31 @@ fn signed_text(of: Of, mark: &Mark) -> String {
     let hash = hex::encode(mark.hash);
     format!("box-service audit {FORMAT} {what} {tenant} {seq} {hash} {at}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::EventId;
+
+    /// Computed by another program: what is stored must stay what it was.
+    #[test]
+    fn the_format_does_not_change() {
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let event = Stored {
+            id: id.parse::<EventId>().unwrap(),
+            tenant: "acme".parse().unwrap(),
+            at: Timestamp::from_micros(1_700_000_000_123_456),
+            subject: "me".to_owned(),
+            action: "file.created".to_owned(),
+            target: "x".to_owned(),
+            request_id: Some("r".to_owned()),
+            remote_ip: None,
+            detail: "{\"\u{e4}\":1.50}".to_owned(),
+            place: None,
+        };
+        assert_eq!(
+            hex::encode(hash_of(&event, 7, &[1; 32])),
+            "3e151b1efcd165f04d6e468d9828d8647cb079698d08f74ebde9511a1ac8f9de"
+        );
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::Domain;
@@ -15,25 +15,39 @@ const NOTED: Duration = Duration::from_secs(1);
 
 /// Every `interval`, until `stop`; then writes what was noted last.
 pub async fn auditor(domain: Domain, interval: Duration, stop: CancellationToken) {
-    let mut seal = tokio::time::interval(interval);
-    let mut noted = tokio::time::interval(NOTED);
-    let mut hourly = tokio::time::interval_at(Instant::now() + HOUR, HOUR);
-    for ticks in [&mut seal, &mut noted, &mut hourly] {
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Sealing what has gathered for long may take its time: nobody else waits for it, and a stop ends it.
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = async { tokio::join!(note(&domain), seal(&domain, interval)); } => {}
     }
     loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            _ = noted.tick() => told(&domain, domain.access_write().await.map(drop)),
-            _ = seal.tick() => told(&domain, domain.audit_seal().await.map(drop)),
-            _ = hourly.tick() => {
-                told(&domain, domain.audit_sweep().await.map(drop));
-                let since = domain.clock.now().minus(HOUR);
-                told(&domain, domain.audit_heads_log(since).await);
-            }
+        match domain.access_write().await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => return told(&domain, Err(error)),
         }
     }
-    told(&domain, domain.access_write().await.map(drop));
+}
+
+async fn note(domain: &Domain) {
+    loop {
+        tokio::time::sleep(NOTED).await;
+        told(domain, domain.access_write().await.map(drop));
+    }
+}
+
+async fn seal(domain: &Domain, interval: Duration) {
+    let mut swept = Instant::now();
+    loop {
+        tokio::time::sleep(interval).await;
+        told(domain, domain.audit_seal().await.map(drop));
+        if swept.elapsed() >= HOUR {
+            swept = Instant::now();
+            told(domain, domain.audit_sweep().await.map(drop));
+            let since = domain.clock.now().minus(HOUR);
+            told(domain, domain.audit_heads_log(since).await);
+        }
+    }
 }
 
 fn told(domain: &Domain, outcome: Result<()>) {

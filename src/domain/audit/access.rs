@@ -16,7 +16,7 @@ use super::super::{Caller, Domain};
 
 /// Notes that wait, and those of one batch.
 const WAITING: usize = 1_000;
-const BATCH: usize = 100;
+const BATCH: usize = 20;
 
 /// What is noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
