@@ -9,12 +9,14 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Seal, Tokens};
 use crate::clock::Clock;
 use crate::config::{Config, SigningSecrets};
+use crate::domain::audit::Keys;
 use crate::domain::health::Health;
 use crate::domain::imports::Ends;
 use crate::domain::{Ahead, Domain, Links, Rules};
 use crate::error::Result;
 use crate::faults::Faults;
 use crate::fetch::Fetcher;
+use crate::id::ClaimId;
 use crate::metadata::{self, Metadata};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -48,7 +50,8 @@ impl App {
         let tokens = Tokens::new(secrets, &config.auth.issuers, clock.clone())?;
         let seal = config.urls.secret.as_ref().or(secrets);
         let seal = seal.map(Seal::new).transpose()?.map(Arc::new);
-        let domain = open_domain(&config, config.database.migrate, clock).await?;
+        let mut domain = open_domain(&config, config.database.migrate, clock).await?;
+        domain.audit_keys = audit_keys(&config, secrets)?;
         domain.generation_raise().await?;
         Ok(Self {
             health: Arc::new(Health::new(domain.clone())),
@@ -60,6 +63,16 @@ impl App {
             stopping: CancellationToken::new(),
         })
     }
+}
+
+/// What ends of audit chains are signed with: `auth.secret`, or the generated secret, where `audit.key` is not set.
+///
+/// # Errors
+/// `Internal`: the library can't compute an HMAC.
+pub fn audit_keys(config: &Config, secrets: Option<&SigningSecrets>) -> Result<Option<Arc<Keys>>> {
+    let secret = config.audit.key.as_ref().or(config.auth.secret.as_ref());
+    let keys = secret.or(secrets).map(Keys::new).transpose()?;
+    Ok(keys.map(Arc::new))
 }
 
 /// The domain alone, for the commands that serve nothing.
@@ -91,6 +104,8 @@ pub async fn open_domain_with(
     .map_err(|error| error.detailed(format!("can't open the store {}", config.store_url())))?;
     let fetcher = Fetcher::new(config.fetch.settings(), clock.clone())?;
     let ends = Arc::new(Ends::of(&metadata));
+    let process = ClaimId::new(clock.now());
+    let audit_keys = audit_keys(config, None)?;
     let domain = Domain {
         metadata,
         objects,
@@ -107,6 +122,8 @@ pub async fn open_domain_with(
             versions_keep: config.versions.keep,
             versions_max_age: config.versions.max_age,
             reaper_delay: config.reaper.delay,
+            audit_keep: config.audit.keep,
+            audit_access: config.audit.access,
         }),
         died: Arc::default(),
         reaping: Arc::default(),
@@ -116,6 +133,9 @@ pub async fn open_domain_with(
         older: Arc::default(),
         ahead: Ahead::default(),
         links: Links::default(),
+        process,
+        audit_keys,
+        sampled: Arc::default(),
         metrics,
     };
     domain

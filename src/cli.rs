@@ -12,10 +12,13 @@ use crate::app;
 use crate::auth::{Scope, Tokens};
 use crate::clock::Clock;
 use crate::config::{Config, Loaded, Overrides, Size, Sources, parse_duration};
+use crate::domain::audit::Anchor;
 use crate::http::docs;
 use crate::id::Tenant;
 use crate::telemetry;
 
+mod audit;
+mod config;
 mod data_dir;
 mod fsck;
 mod health;
@@ -60,11 +63,16 @@ enum Command {
     Migrate,
     /// Check that the database and the store agree: exit status 0 when they do, 1 when not
     Fsck(FsckArgs),
+    /// Look after the record of what happened
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Print the OpenAPI document
     Openapi,
     /// Ask the service on this machine whether it is ready: exit status 0 when it is, 1 when not
     Healthcheck,
-    /// Print the configuration
+    /// Print, check and compare configurations
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -112,10 +120,45 @@ struct FsckArgs {
 }
 
 #[derive(Subcommand)]
+enum AuditCommand {
+    /// Verify the chains of events: exit status 0 when they are intact, 1 when not, 2 when that could not be checked
+    Verify(AuditVerifyArgs),
+}
+
+#[derive(Args)]
+struct AuditVerifyArgs {
+    /// Only this one's
+    #[arg(long, value_parser = read_tenant)]
+    tenant: Option<Tenant>,
+    /// An end of a chain that was written down elsewhere, and must still be part of it; may be given again
+    #[arg(long, value_name = "TENANT:NUMBER:HASH")]
+    anchor: Vec<Anchor>,
+    /// Print a list of {tenant, first, last, hash, faults, unchecked}
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
 enum ConfigCommand {
     /// Print what is in force, and where each value came from
     Show {
         /// As a list of {key, value, source}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check the configuration without starting: exit status 0 when it is valid, 1 when not, 2 when it can't be read
+    Check {
+        /// Print {problems: […]}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare two environments of the file, or two files, without variables: exit status 0 when they are the same, 1 when not, 2 when that can't be told
+    Diff {
+        /// An environment's name, or a file: what has a dot or a slash in it
+        a: String,
+        /// The other one
+        b: String,
+        /// Print a list of {key, a, b, secret, equal}
         #[arg(long)]
         json: bool,
     },
@@ -153,6 +196,15 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
             data_dir: cli.sources.data_dir,
         },
     );
+    match &cli.command {
+        Command::Config {
+            command: ConfigCommand::Check { json },
+        } => return config::check(&sources, *json),
+        Command::Config {
+            command: ConfigCommand::Diff { a, b, json },
+        } => return config::diff(&sources, a, b, *json),
+        _ => {}
+    }
     let loaded = Config::load(&sources)?;
     match cli.command {
         Command::Config {
@@ -172,7 +224,14 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
             init_log(&loaded.config)?;
             run_async(fsck::check(loaded.config, args))
         }
-        Command::Openapi => Ok(ExitCode::SUCCESS),
+        Command::Audit {
+            command: AuditCommand::Verify(args),
+        } => {
+            init_log(&loaded.config)?;
+            run_async(audit::verify(loaded.config, args))
+        }
+        // Done above.
+        Command::Openapi | Command::Config { .. } => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
+mod audit;
 mod auth;
 mod cors;
 mod database;
+mod diff;
 mod fetch;
 mod imports;
 mod layers;
@@ -34,9 +36,11 @@ mod urls;
 
 use leaf::{Leaf, unlike};
 
+pub use audit::Audit;
 pub use auth::{Auth, Issuer, JwksUrl, Tenants};
 pub use cors::{Cors, Origin};
 pub use database::{Database, DatabaseUrl};
+pub use diff::Difference;
 pub use fetch::Fetch;
 pub use imports::Imports;
 pub use layers::{Overrides, Sources};
@@ -83,6 +87,7 @@ pub struct Config {
     pub cors: Cors,
     pub urls: Urls,
     pub reaper: Reaper,
+    pub audit: Audit,
     pub log: Log,
 }
 
@@ -107,6 +112,7 @@ impl Default for Config {
             cors: Cors::default(),
             urls: Urls::default(),
             reaper: Reaper::default(),
+            audit: Audit::default(),
             log: Log::default(),
         }
     }
@@ -200,22 +206,52 @@ impl Config {
     /// source and the key.
     pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         let (figment, config) = layers::read(sources)?;
-        config.check().map_err(|violation| {
-            let place = show::source(&figment, violation.key);
-            let place = place.strip_prefix("file ").unwrap_or(&place);
-            ConfigError::at(place, violation.key, violation.problem)
-        })?;
+        config
+            .check()
+            .map_err(|violation| violated(&figment, violation))?;
         let entries = show::entries(&config, &figment);
         Ok(Loaded { config, entries })
     }
 
+    /// All that is wrong with a configuration, as far as one problem does not hide another: of values
+    /// that don't go together, one for each section.
+    ///
+    /// # Errors
+    /// A file that can't be read.
+    pub fn problems(sources: &Sources) -> Result<Vec<String>, ConfigError> {
+        let found = layers::problems(sources)?;
+        if !found.is_empty() {
+            return Ok(found.into_iter().map(|problem| problem.0).collect());
+        }
+        let (figment, config) = layers::read(sources)?;
+        let violations = config.violations().into_iter();
+        Ok(violations
+            .map(|violation| violated(&figment, violation).0)
+            .collect())
+    }
+
     fn check(&self) -> Result<(), Violation> {
-        self.database.check()?;
-        self.store.check()?;
-        self.auth.check(&self.environment)?;
-        self.limits.check()?;
-        self.imports.check()?;
-        self.fetch.check()?;
+        self.violations().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// The first one of each section.
+    fn violations(&self) -> Vec<Violation> {
+        [
+            self.database.check(),
+            self.store.check(),
+            self.auth.check(&self.environment),
+            self.limits.check(),
+            self.imports.check(),
+            self.fetch.check(),
+            self.audit.check(),
+            self.check_others(),
+        ]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect()
+    }
+
+    fn check_others(&self) -> Result<(), Violation> {
         positive("reaper.interval", self.reaper.interval)?;
         let largest = Limits::default().max_file_size;
         if matches!(self.store_url(), StoreUrl::S3 { .. }) && self.limits.max_file_size > largest {
@@ -296,6 +332,12 @@ impl Violation {
         let problem = problem.into();
         Self { key, problem }
     }
+}
+
+fn violated(figment: &figment::Figment, violation: Violation) -> ConfigError {
+    let place = show::source(figment, violation.key);
+    let place = place.strip_prefix("file ").unwrap_or(&place);
+    ConfigError::at(place, violation.key, violation.problem)
 }
 
 fn positive(key: &'static str, duration: Duration) -> Result<(), Violation> {

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, Notify};
 use crate::clock::Clock;
 use crate::config::{self, Imports, Limits, Quota};
 use crate::fetch::Fetcher;
-use crate::id::Tenant;
+use crate::id::{ClaimId, Tenant};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -19,6 +19,7 @@ pub use ahead::Ahead;
 pub use links::Links;
 
 mod ahead;
+pub mod audit;
 pub mod changes;
 mod content;
 pub mod deployment;
@@ -56,6 +57,10 @@ pub struct Rules {
     pub trash_keep: Duration,
     /// How long the bytes of a deleted file stay.
     pub reaper_delay: Duration,
+    /// How long events are kept; None: for ever.
+    pub audit_keep: Option<Duration>,
+    /// Whether refused and signed access is noted.
+    pub audit_access: bool,
 }
 
 /// The domain, over one database and one store. Cheap to clone.
@@ -79,6 +84,11 @@ pub struct Domain {
     pub older: Arc<AtomicBool>,
     pub ahead: Ahead,
     pub links: Links,
+    /// Of this process, in the leases that it takes.
+    pub process: ClaimId,
+    /// What ends of chains are signed with; None: they are not.
+    pub audit_keys: Option<Arc<audit::Keys>>,
+    pub sampled: Arc<audit::Sampled>,
     pub metrics: Metrics,
 }
 

@@ -10,6 +10,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::app::App;
 use crate::auth::Scope;
 
+mod audit;
 pub mod conditional;
 mod content;
 pub mod digest;
@@ -79,7 +80,9 @@ pub struct Route {
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
     use Access::{Public, Scope as Needs, Signed, Token};
-    use Scope::{Admin, FilesDelete, FilesRead, FilesWrite, ImportsRead, ImportsWrite, LinksRead, LinksWrite};
+    use Scope::{
+        Admin, AuditRead, FilesDelete, FilesRead, FilesWrite, ImportsRead, ImportsWrite, LinksRead, LinksWrite,
+    };
     use Takes::{File, Items, Json, Nothing};
     vec![
         route("uploadFile",             Method::POST,   "/v1/files",                                   Needs(FilesWrite),  File,    post(upload::upload)),
@@ -116,6 +119,7 @@ pub fn routes() -> Vec<Route> {
         route("getSigned",              Method::GET,    "/s/{token}",                                  Signed,             Nothing, get(signed::get)),
         route("headSigned",             Method::HEAD,   "/s/{token}",                                  Signed,             Nothing, head(signed::head)),
         route("putSigned",              Method::PUT,    "/s/{token}",                                  Signed,             File,    put(signed::put)),
+        route("listAuditEvents",        Method::GET,    "/v1/audit-events",                            Needs(AuditRead),   Nothing, get(audit::list)),
         route("getUsage",               Method::GET,    "/v1/usage",                                   Needs(FilesRead),   Nothing, get(usage::get)),
         route("getMe",                  Method::GET,    "/v1/me",                                      Token,              Nothing, get(me::get)),
         route("getLiveness",            Method::GET,    "/health/live",                                Public,             Nothing, get(health::live)),

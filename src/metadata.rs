@@ -78,6 +78,7 @@ macro_rules! run_one {
     };
 }
 
+pub mod audit;
 mod containment;
 pub mod deployment;
 mod dialect;

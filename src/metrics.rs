@@ -14,12 +14,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge;
 use prometheus_client::registry::{Metric, Registry};
 
+mod audit;
 mod histogram;
 mod http;
 mod imports;
 mod links;
 mod store;
 
+pub use audit::Audit;
 pub use histogram::Histogram;
 pub use http::{Http, Route};
 pub use imports::Imports;
@@ -48,6 +50,7 @@ pub struct All {
     pub links: Links,
     pub uploads: Uploads,
     pub reaper: Reaper,
+    pub audit: Audit,
     database: Database,
 }
 
@@ -109,6 +112,8 @@ pub struct OfDatabase {
     pub oldest_claim_s: f64,
     /// Dead objects whose keys are to be deleted by now.
     pub reaper_due: i64,
+    /// Since the oldest event happened that is not sealed, in seconds; 0 without one.
+    pub audit_lag_s: f64,
 }
 
 impl Deref for Metrics {
@@ -134,6 +139,7 @@ impl Default for Metrics {
             links: Links::register(&mut at),
             uploads: Uploads::register(&mut at),
             reaper: Reaper::register(&mut at),
+            audit: Audit::register(&mut at),
             database: Database::register(&mut at),
             registry,
         };
@@ -152,6 +158,7 @@ impl Metrics {
         self.database.up.set(known.is_some().into());
         let level = |of: fn(&OfDatabase) -> f64| known.as_ref().map_or(f64::NAN, of);
         self.reaper.due.set(level(|it| it.reaper_due as f64));
+        self.audit.lag.set(level(|it| it.audit_lag_s));
         self.imports
             .running
             .set(level(|it| it.imports_running as f64));

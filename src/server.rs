@@ -55,6 +55,13 @@ pub async fn serve(
     let importer = tokio::spawn(workers::importer(app.domain.clone(), stopping.clone()));
     let links = tokio::spawn(workers::links(app.domain.clone(), stopping.clone()));
     let generation = tokio::spawn(workers::generation(app.domain.clone(), stopping.clone()));
+    // Until requests have ended: the last ones are noted too.
+    let ended = CancellationToken::new();
+    let auditor = tokio::spawn(workers::auditor(
+        app.domain.clone(),
+        app.config.audit.interval,
+        ended.clone(),
+    ));
 
     let connections = Connections::new(&app);
     let watchers = Connections::of_admin(&app);
@@ -94,6 +101,8 @@ pub async fn serve(
     if let Err(error) = app.domain.link_uses_flush().await {
         tracing::warn!(%error, "the last uses of links could not be written");
     }
+    ended.cancel();
+    let _ = auditor.await;
     app.domain.intents_give_back().await;
     app.domain.metadata.close().await;
     tracing::info!("stopped");

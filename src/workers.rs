@@ -6,8 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::Domain;
 
+mod audit;
 mod importer;
 
+pub use audit::auditor;
 pub use importer::importer;
 
 /// Sweeps expired files and the trash, and reaps dead objects, every `interval` and whenever an object died.

@@ -58,7 +58,7 @@ impl Sources {
         }
     }
 
-    fn file(&self) -> Option<PathBuf> {
+    pub(super) fn file(&self) -> Option<PathBuf> {
         self.file.clone().or_else(|| {
             self.variables
                 .iter()
@@ -95,6 +95,57 @@ pub(super) fn read(sources: &Sources) -> Result<(Figment, Config), ConfigError> 
     merge(file.iter().chain(overlay).chain(&outer))
 }
 
+/// What is wrong with each value by itself, in the order of the layers; each is told once.
+pub(super) fn problems(sources: &Sources) -> Result<Vec<ConfigError>, ConfigError> {
+    let keys = show::keys();
+    let mut found = Vec::new();
+    let mut layers = Vec::new();
+    if let Some(path) = sources.file() {
+        std::fs::metadata(&path).map_err(|problem| unreadable(&path, &problem))?;
+        match read_file(&path) {
+            Ok((file, overlays)) => layers.extend(file.into_iter().chain(overlays)),
+            Err(problem) => found.push(problem),
+        }
+    }
+    for (name, value) in &sources.variables {
+        match variable(&keys, name, value) {
+            Ok(layer) => layers.extend(layer),
+            Err(problem) => found.push(problem),
+        }
+    }
+    match flags(&sources.overrides) {
+        Ok(flags) => layers.extend(flags),
+        Err(problem) => found.push(problem),
+    }
+    for layer in &layers {
+        let problems = layer.by_key().into_iter();
+        let mut problems: Vec<_> = problems.filter_map(|one| one.check(&keys).err()).collect();
+        // What shows only in the whole.
+        if problems.is_empty() {
+            problems.extend(layer.check(&keys).err());
+        }
+        for problem in problems {
+            if !found.contains(&problem) {
+                found.push(problem);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The environments that a file has tables for.
+pub(super) fn environments(file: &Path) -> Result<Vec<Environment>, ConfigError> {
+    let (_, overlays) = read_file(file)?;
+    Ok(overlays
+        .into_iter()
+        .filter_map(|overlay| overlay.environment)
+        .collect())
+}
+
+fn unreadable(path: &Path, problem: &std::io::Error) -> ConfigError {
+    ConfigError::new(format!("{}: can't be read: {problem}", path.display()))
+}
+
 fn merge<'a>(layers: impl Iterator<Item = &'a Layer>) -> Result<(Figment, Config), ConfigError> {
     let figment = layers.fold(Figment::new(), |figment, layer| figment.merge(layer));
     let config = figment
@@ -125,6 +176,27 @@ impl Provider for &Layer {
 }
 
 impl Layer {
+    /// The same, a layer for each key.
+    fn by_key(&self) -> Vec<Self> {
+        let one = |values| Self {
+            source: self.source.clone(),
+            place: self.place.clone(),
+            environment: self.environment.clone(),
+            values,
+        };
+        let mut layers = Vec::new();
+        for (name, value) in &self.values {
+            match value {
+                Value::Dict(tag, section) => layers.extend(section.iter().map(|(key, value)| {
+                    let section = Dict::from([(key.clone(), value.clone())]);
+                    one(Dict::from([(name.clone(), Value::Dict(*tag, section))]))
+                })),
+                value => layers.push(one(Dict::from([(name.clone(), value.clone())]))),
+            }
+        }
+        layers
+    }
+
     fn check(&self, keys: &[String]) -> Result<(), ConfigError> {
         // A section would also be read from a list, its keys by position.
         for (name, value) in &self.values {
@@ -181,8 +253,7 @@ fn refusal(place: &str, error: figment::Error) -> ConfigError {
 
 fn read_file(path: &Path) -> Result<(Option<Layer>, Vec<Layer>), ConfigError> {
     let place = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|problem| ConfigError::new(format!("{place}: can't be read: {problem}")))?;
+    let text = std::fs::read_to_string(path).map_err(|problem| unreadable(path, &problem))?;
     // Not the error's own text, which quotes the line: it may hold a secret.
     let mut values: Dict = Toml::from_str(&text).map_err(|error| {
         let line = error

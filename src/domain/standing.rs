@@ -31,6 +31,7 @@ impl Domain {
         let (imports_running, items_pending, items_fetching, first) =
             conn.import_standing().await?;
         let now = self.clock.now();
+        let unsealed = conn.audit_oldest_unsealed().await?;
         let oldest = first.map_or(Duration::ZERO, |until| {
             // It was made, or renewed, a lease before it runs out.
             now.plus(self.rules.lease).since(until)
@@ -40,6 +41,7 @@ impl Domain {
             items_pending,
             items_fetching,
             oldest_claim_s: oldest.as_secs_f64(),
+            audit_lag_s: unsealed.map_or(0.0, |at| now.since(at).as_secs_f64()),
             reaper_due: conn.objects_due(now).await?,
         })
     }

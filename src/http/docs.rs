@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, content, files, health, imports, links, list, me, metrics, problem, routes,
-    signed, upload, usage, versions,
+    Access, Takes, audit, content, files, health, imports, links, list, me, metrics, problem,
+    routes, signed, upload, usage, versions,
 };
 
 #[derive(OpenApi)]
@@ -60,6 +60,7 @@ use super::{
         links::follow::get,
         links::follow::head,
         links::follow::unlock,
+        audit::list,
         usage::get,
         me::get,
         health::live,
@@ -74,6 +75,7 @@ use super::{
         (name = "files", description = "Files and their contents"),
         (name = "imports", description = "Lists of URLs that are fetched"),
         (name = "links", description = "Slugs that lead to files and to external URLs"),
+        (name = "audit", description = "What happened"),
         (name = "identity", description = "Who calls"),
         (name = "operations", description = "For operators"),
     ),

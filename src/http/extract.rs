@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{Extensions, HeaderMap, Uri};
 use bytes::Bytes;
 use futures::StreamExt;
 use percent_encoding::percent_decode_str;
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::app::App;
 use crate::domain::Caller;
 use crate::error::{Error, Invalid, Kind, Result};
-use crate::id::FileId;
+use crate::id::{FileId, Tenant};
 use crate::objects::ByteStream;
 
 use super::guard::Who;
@@ -52,13 +52,27 @@ impl<S: Sync> FromRequestParts<S> for Remote {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(Self {
-            request_id: parts.extensions.get::<RequestId>().map(|id| id.0.clone()),
-            remote_ip: parts
-                .extensions
-                .get::<Peer>()
-                .map(|peer| peer.0.ip().to_canonical().to_string()),
-        })
+        Ok(Self::of(&parts.extensions))
+    }
+}
+
+impl Remote {
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        let peer = extensions.get::<Peer>();
+        Self {
+            request_id: extensions.get::<RequestId>().map(|id| id.0.clone()),
+            remote_ip: peer.map(|peer| peer.0.ip().to_canonical().to_string()),
+        }
+    }
+
+    /// On whose behalf something is done with this request.
+    pub(super) fn caller(self, tenant: Tenant, subject: String) -> Caller {
+        Caller {
+            tenant,
+            subject,
+            request_id: self.request_id,
+            remote_ip: self.remote_ip,
+        }
     }
 }
 
@@ -70,16 +84,8 @@ impl<S: Sync> FromRequestParts<S> for Acting {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let Who(principal) = Who::from_request_parts(parts, state).await?;
-        let Ok(Remote {
-            request_id,
-            remote_ip,
-        }) = Remote::from_request_parts(parts, state).await;
-        Ok(Self(Caller {
-            tenant: principal.tenant.clone(),
-            subject: principal.subject.clone(),
-            request_id,
-            remote_ip,
-        }))
+        let (tenant, subject) = (principal.tenant.clone(), principal.subject.clone());
+        Ok(Self(Remote::of(&parts.extensions).caller(tenant, subject)))
     }
 }
 

@@ -4,21 +4,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{self, AUTHORIZATION, CONTENT_TYPE, HeaderName};
-use axum::http::{HeaderMap, Method};
+use axum::http::{Extensions, HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::Response;
+use serde_json::json;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::app::App;
-use crate::auth::{Principal, Tokens};
+use crate::auth::{Principal, Scope, Tokens};
 use crate::config::Cors;
+use crate::domain::audit::Access;
+use crate::domain::{Caller, Domain};
 use crate::error::{Error, Kind, Result};
 
+use super::extract::Remote;
 use super::observe::REQUEST_ID;
 use super::upload::FORM_OVERHEAD;
-use super::{Access, Takes, digest, extract};
+use super::{Access as Allowed, Takes, digest, extract};
 
 /// Who was let in.
 #[derive(Clone)]
@@ -26,16 +30,18 @@ pub(super) struct Who(pub Arc<Principal>);
 
 #[derive(Clone)]
 pub(super) struct Guard {
+    domain: Domain,
     tokens: Arc<Tokens>,
-    access: Access,
+    access: Allowed,
     takes: Takes,
     /// Of a file, in bytes.
     most: u64,
 }
 
 impl Guard {
-    pub(super) fn new(app: &App, access: Access, takes: Takes) -> Self {
+    pub(super) fn new(app: &App, access: Allowed, takes: Takes) -> Self {
         Self {
+            domain: app.domain.clone(),
             tokens: app.tokens.clone(),
             access,
             takes,
@@ -43,20 +49,28 @@ impl Guard {
         }
     }
 
-    async fn principal(&self, headers: &HeaderMap) -> Result<Option<Arc<Principal>>> {
+    async fn principal(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        method: &Method,
+    ) -> Result<Option<Arc<Principal>>> {
         let needed = match self.access {
-            Access::Public | Access::Signed => return Ok(None),
-            Access::Token => None,
-            Access::Scope(scope) => Some(scope),
+            Allowed::Public | Allowed::Signed => return Ok(None),
+            Allowed::Token => None,
+            Allowed::Scope(scope) => Some(scope),
         };
         let token = bearer(headers)
             .ok_or_else(|| Error::new(Kind::Unauthenticated, "A bearer token is needed."))?;
         let principal = self.tokens.verify(token).await?;
         match needed {
-            Some(scope) if !principal.scopes.contains(&scope) => Err(Error::new(
-                Kind::Forbidden,
-                format!("The token lacks the scope {}.", scope.as_str()),
-            )),
+            Some(scope) if !principal.scopes.contains(&scope) => {
+                let route = extensions.get::<MatchedPath>();
+                let route = route.map_or("", |route| route.as_str());
+                let caller = Remote::of(extensions)
+                    .caller(principal.tenant.clone(), principal.subject.clone());
+                Err(lacks(&self.domain, &caller, route, method, scope))
+            }
             _ => Ok(Some(principal)),
         }
     }
@@ -88,7 +102,9 @@ pub(super) async fn check(
     mut request: Request,
     next: Next,
 ) -> Result<Response> {
-    let who = guard.principal(request.headers()).await?.map(Who);
+    let (headers, extensions) = (request.headers(), request.extensions());
+    let principal = guard.principal(headers, extensions, request.method());
+    let who = principal.await?.map(Who);
     guard.length(request.headers())?;
     if let Some(who) = &who {
         request.extensions_mut().insert(who.clone());
@@ -98,6 +114,23 @@ pub(super) async fn check(
         response.extensions_mut().insert(who);
     }
     Ok(response)
+}
+
+/// A token that is valid, but not for this: which is noted.
+pub(super) fn lacks(
+    domain: &Domain,
+    caller: &Caller,
+    route: &str,
+    method: &Method,
+    scope: Scope,
+) -> Error {
+    let scope = scope.as_str();
+    let detail = json!({"method": method.as_str(), "scope": scope});
+    domain.access_note(Access::Refused, caller, route.to_owned(), detail);
+    Error::new(
+        Kind::Forbidden,
+        format!("The token lacks the scope {scope}."),
+    )
 }
 
 /// The token of `Authorization: Bearer …` (RFC 6750, section 2.1).

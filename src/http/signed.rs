@@ -13,12 +13,14 @@ use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::clock::Timestamp;
 use crate::domain::Caller;
+use crate::domain::audit::Access;
 use crate::domain::files::{Content, File};
 use crate::error::{Error, Kind, Result};
 use crate::id::{FileId, Tenant};
@@ -26,8 +28,8 @@ use crate::objects::ByteStream;
 
 use super::content::{self, Asked};
 use super::disposition::Disposition;
-use super::extract::{self, PathId, Query, Remote};
-use super::guard::Who;
+use super::extract::{self, Acting, PathId, Query, Remote};
+use super::guard::{Who, lacks};
 use super::{media_type, types, upload};
 
 /// The longest life of a URL, and of one of the store's own, which nothing can end earlier.
@@ -135,6 +137,7 @@ pub(super) struct Grant {
 pub(super) async fn create(
     State(app): State<App>,
     Who(principal): Who,
+    Acting(caller): Acting,
     PathId(id): PathId,
     request: Request,
 ) -> Result<Json<SignedUrl>> {
@@ -142,7 +145,11 @@ pub(super) async fn create(
     let (head, body) = request.into_parts();
     let body = extract::json_bytes(&app, &head.headers, body, &["application/json"]).await?;
     let new: NewSignedUrl = extract::json_object(&body)?;
-    may_sign(&principal, new.method)?;
+    let needed = new.method.needs();
+    if !principal.scopes.contains(&needed) {
+        let route = "/v1/files/{id}/signed-urls";
+        return Err(lacks(&app.domain, &caller, route, &Method::POST, needed));
+    }
     let (ttl, content_type) = checked(&new)?;
     let file = app.domain.file_get(&principal.tenant, id).await?;
     let file = file.ok_or_else(Error::not_found)?;
@@ -187,17 +194,6 @@ pub(super) async fn create(
         expires_at,
         headers,
     }))
-}
-
-fn may_sign(principal: &Principal, method: SignedMethod) -> Result<()> {
-    let needed = method.needs();
-    if principal.scopes.contains(&needed) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Forbidden,
-        format!("The token lacks the scope {}.", needed.as_str()),
-    ))
 }
 
 /// How long the URL is to live, and the content type that it asks for.
@@ -263,17 +259,37 @@ pub(super) fn redirect(
     Ok(Some(format!("{}s/{token}", app.config.public_url().path())))
 }
 
-/// What the URL allows, if it allows this method now.
-fn granted(app: &App, params: &RawPathParams, method: &Method) -> Result<Grant> {
+/// What the URL allows, if it allows this method now, and to whom. Either is noted, save of what nobody
+/// signed: that belongs to no tenant.
+fn granted(
+    app: &App,
+    params: &RawPathParams,
+    method: &Method,
+    remote: Remote,
+) -> Result<(Grant, Caller)> {
     let token = params.iter().find(|(name, _)| *name == "token");
     let grant: Option<Grant> = match (&app.seal, token) {
         (Some(seal), Some((_, token))) => seal.open(token),
         _ => None,
     };
     let now = app.domain.clock.now().as_micros();
-    grant
-        .filter(|grant| grant.method.is(method) && grant.expires_at > now)
-        .ok_or_else(|| Error::new(Kind::Forbidden, "The URL is not valid, or not any more."))
+    let refused = || Error::new(Kind::Forbidden, "The URL is not valid, or not any more.");
+    let grant = grant.ok_or_else(refused)?;
+    let caller = remote.caller(grant.tenant.clone(), grant.subject.clone());
+    let granted = grant.method.is(method) && grant.expires_at > now;
+    let access = if granted {
+        Access::Signed
+    } else {
+        Access::Refused
+    };
+    let detail = json!({"method": method.as_str()});
+    app.domain
+        .access_note(access, &caller, grant.file.to_string(), detail);
+    if granted {
+        Ok((grant, caller))
+    } else {
+        Err(refused())
+    }
 }
 
 /// Fetch what a signed URL is for
@@ -295,10 +311,11 @@ fn granted(app: &App, params: &RawPathParams, method: &Method) -> Result<Grant> 
 pub(super) async fn get(
     state: State<App>,
     params: RawPathParams,
+    remote: Remote,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response> {
-    answer(state, params, uri, headers, Method::GET).await
+    answer(state, params, remote, uri, headers, Method::GET).await
 }
 
 /// Fetch the head of what a signed URL is for
@@ -313,20 +330,22 @@ pub(super) async fn get(
 pub(super) async fn head(
     state: State<App>,
     params: RawPathParams,
+    remote: Remote,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response> {
-    answer(state, params, uri, headers, Method::HEAD).await
+    answer(state, params, remote, uri, headers, Method::HEAD).await
 }
 
 async fn answer(
     State(app): State<App>,
     params: RawPathParams,
+    remote: Remote,
     uri: Uri,
     headers: HeaderMap,
     method: Method,
 ) -> Result<Response> {
-    let grant = granted(&app, &params, &method)?;
+    let (grant, _) = granted(&app, &params, &method, remote)?;
     Query::read(&uri, &[])?;
     let found = match grant.version {
         Some(version) => {
@@ -365,13 +384,10 @@ async fn answer(
 pub(super) async fn put(
     State(app): State<App>,
     params: RawPathParams,
-    Remote {
-        request_id,
-        remote_ip,
-    }: Remote,
+    remote: Remote,
     request: Request,
 ) -> Result<Response> {
-    let grant = granted(&app, &params, &Method::PUT)?;
+    let (grant, caller) = granted(&app, &params, &Method::PUT, remote)?;
     let (head, body) = request.into_parts();
     Query::read(&head.uri, &[])?;
     let mut new = upload::new_content(&head.headers, None)?;
@@ -391,12 +407,6 @@ pub(super) async fn put(
         }
         source = at_most(source, most);
     }
-    let caller = Caller {
-        tenant: grant.tenant,
-        subject: grant.subject,
-        request_id,
-        remote_ip,
-    };
     let revision = grant.revision;
     let precondition = Arc::new(move |file: &File| {
         if Some(file.revision) == revision {

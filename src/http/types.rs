@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
+use crate::domain::audit;
 use crate::domain::imports::{self, OnDuplicate};
 use crate::domain::{files, versions};
 use crate::error::{Error, Result};
@@ -627,6 +628,55 @@ impl From<imports::Item> for ImportItem {
 #[derive(Serialize, ToSchema)]
 pub struct ImportItemPage {
     pub items: Vec<ImportItem>,
+    /// What to send as `cursor` for the next page; null on the last one.
+    pub next_cursor: Option<String>,
+}
+
+/// What happened.
+#[derive(Serialize, ToSchema)]
+pub struct AuditEvent {
+    /// Its place in the chain of the tenant, from 1.
+    pub seq: i64,
+    pub id: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// Who did it; `box-service`: the service itself.
+    pub subject: String,
+    #[schema(example = "file.created")]
+    pub action: String,
+    /// The id of what it was done to; for `access.refused` the route.
+    pub target: String,
+    pub request_id: Option<String>,
+    pub remote_ip: Option<String>,
+    #[schema(value_type = Object)]
+    pub detail: serde_json::Value,
+}
+
+impl TryFrom<audit::Stored> for AuditEvent {
+    type Error = Error;
+
+    fn try_from(event: audit::Stored) -> Result<Self> {
+        let (seq, _) = event
+            .place
+            .ok_or_else(|| Error::internal("an event without a place was to be shown"))?;
+        Ok(Self {
+            seq,
+            id: event.id.to_string(),
+            at: event.at,
+            subject: event.subject,
+            action: event.action,
+            target: event.target,
+            request_id: event.request_id,
+            remote_ip: event.remote_ip,
+            detail: serde_json::from_str(&event.detail).map_err(Error::internal)?,
+        })
+    }
+}
+
+/// One page of events, in the order in which they were sealed.
+#[derive(Serialize, ToSchema)]
+pub struct AuditEventPage {
+    pub items: Vec<AuditEvent>,
     /// What to send as `cursor` for the next page; null on the last one.
     pub next_cursor: Option<String>,
 }

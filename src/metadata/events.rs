@@ -1,7 +1,5 @@
 //! The `events` table: what happened, written in the transaction that did it.
 
-use sqlx::types::Json;
-
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{EventId, Tenant};
@@ -26,7 +24,7 @@ pub struct Event {
 impl Conn<'_> {
     pub async fn event_insert(&mut self, event: &Event) -> Result<()> {
         run!(self, "INSERT INTO events (id, tenant, at, subject, action, target, request_id, remote_ip, detail)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)", [event.id, &event.tenant, event.at, &event.subject, event.action, &event.target, &event.request_id, &event.remote_ip, Json(&event.detail)]);
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)", [event.id, &event.tenant, event.at, &event.subject, event.action, &event.target, &event.request_id, &event.remote_ip, event.detail.to_string()]);
         Ok(())
     }
 

@@ -173,7 +173,7 @@ fn foreign(operation: &str) -> Foreign {
         | "deleteLink" => Foreign::NotFound,
         "batchDeleteFiles" => Foreign::NotFoundWithin,
         "uploadFile" | "listFiles" | "createImport" | "listImports" | "createLink"
-        | "createLinks" | "listLinks" | "getUsage" | "getMe" => Foreign::Own,
+        | "createLinks" | "listLinks" | "listAuditEvents" | "getUsage" | "getMe" => Foreign::Own,
         "getMetrics" => Foreign::Numbers,
         other => panic!("what does another tenant get of {other}?"),
     }

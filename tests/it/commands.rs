@@ -839,3 +839,210 @@ async fn no_secret_is_ever_logged() {
         assert!(!outcome.out.contains(secret), "{secret} was printed");
     }
 }
+
+#[test]
+fn a_configuration_is_checked_without_starting() {
+    let place = Place::new();
+    let check = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let all = [&["config", "check", "--json"], arguments].concat();
+        let outcome = place.run_with(&all, variables);
+        let found: Value = serde_json::from_str(&outcome.out).unwrap_or_default();
+        let problems = found["problems"].as_array().cloned().unwrap_or_default();
+        let problems: Vec<String> = problems
+            .iter()
+            .map(|problem| problem.as_str().unwrap().to_owned())
+            .collect();
+        (outcome.status, problems)
+    };
+    assert_eq!(check(&[], &[]), (Some(0), vec![]));
+    assert_eq!(
+        place.run(&["config", "check"]).succeeded(),
+        "the configuration is valid\n"
+    );
+    // All of them, each with its key and where it stands.
+    place.write(
+        "wrong.toml",
+        "lissten = \"127.0.0.1:1\"\n[store]\nlease = \"soon\"\n[limits]\nidle_timeuot = \"1s\"\nmax_connections = \"x\"\n
+         [environments.production]\ndata_dirr = \"x\"\n",
+    );
+    let variables = [("BOX_LISSTEN", "x"), ("BOX_REAPER__DELAY", "never")];
+    let (status, problems) = check(&variables, &["--config", "wrong.toml"]);
+    assert_eq!(status, Some(1));
+    for (key, place) in [
+        ("lissten", "wrong.toml"),
+        ("store.lease", "wrong.toml"),
+        ("limits.idle_timeuot", "wrong.toml"),
+        ("limits.max_connections", "wrong.toml"),
+        ("data_dirr", "wrong.toml [environments.production]"),
+        ("BOX_LISSTEN", ""),
+        ("BOX_REAPER__DELAY", ""),
+    ] {
+        let told = |problem: &&String| problem.contains(key) && problem.contains(place);
+        assert_eq!(
+            problems.iter().filter(told).count(),
+            1,
+            "{key}: {problems:#?}"
+        );
+    }
+    assert_eq!(problems.len(), 7, "{problems:#?}");
+    // Values that don't go together, of each section.
+    place.write(
+        "odd.toml",
+        "[store]\nlease = \"1ms\"\n[reaper]\ninterval = \"0\"\n[audit]\nkeep = \"1h\"\n",
+    );
+    let (status, problems) = check(&[], &["--config", "odd.toml"]);
+    assert_eq!((status, problems.len()), (Some(1), 3), "{problems:#?}");
+    for (key, problem) in ["store.lease", "audit.keep", "reaper.interval"]
+        .iter()
+        .zip(&problems)
+    {
+        assert!(
+            problem.starts_with(&format!("odd.toml: {key}: ")),
+            "{problem}"
+        );
+    }
+    // What only this environment lacks, and what only this machine does.
+    let (status, problems) = check(&[("BOX_ENVIRONMENT", "production")], &[]);
+    assert_eq!(status, Some(1));
+    assert!(problems[0].starts_with("auth.secret: "), "{problems:?}");
+    let (status, problems) = check(&[("BOX_FETCH__CA_FILE", "absent.pem")], &[]);
+    assert_eq!(status, Some(1));
+    assert!(problems[0].starts_with("fetch.ca_file: "), "{problems:?}");
+    place
+        .run(&["config", "check", "--config", "absent.toml"])
+        .refused(&["absent.toml"]);
+    assert!(!place.path("box-data").exists());
+}
+
+#[test]
+fn what_differs_between_two_environments_is_told() {
+    let place = Place::new();
+    let (one, two) = ("1".repeat(32), "2".repeat(32));
+    place.write(
+        "box.toml",
+        &format!(
+            "auth.secret = \"{one}\"\n[limits]\nmax_connections = 5\n
+             [environments.staging]\nlisten = \"0.0.0.0:80\"\nurls.secret = \"{one}\"\n
+             [environments.production]\nlisten = \"0.0.0.0:81\"\nlimits.max_connections = 5\nurls.secret = \"{two}\"\n
+             quota.tenants.acme.max_files = 7\n
+             [environments.twin]\nlisten = \"0.0.0.0:80\"\nurls.secret = \"{one}\"\n"
+        ),
+    );
+    place.write(
+        "staging.toml",
+        &format!("listen = \"0.0.0.0:80\"\nauth.secret = \"{one}\"\n"),
+    );
+    let diff = |a: &str, b: &str| {
+        let arguments = ["config", "diff", a, b, "--json", "--config", "box.toml"];
+        // Of this process, and so of neither.
+        let outcome = place.run_with(&arguments, &[("BOX_LISTEN", "127.0.0.1:9")]);
+        let found: Value = serde_json::from_str(&outcome.out).unwrap_or_default();
+        assert!(!outcome.out.contains(&one) && !outcome.out.contains(&two));
+        (outcome.status, found)
+    };
+    let secret = |key: &str, equal: bool| json!({"key": key, "a": "********", "b": "********", "secret": true, "equal": equal});
+    let (status, found) = diff("staging", "production");
+    assert_eq!(status, Some(1), "{found}");
+    let expected = json!([
+        {"key": "listen", "a": "0.0.0.0:80", "b": "0.0.0.0:81", "secret": false, "equal": false},
+        {"key": "public_url", "a": "http://127.0.0.1", "b": "http://127.0.0.1:81", "secret": false, "equal": false},
+        secret("auth.secret", true),
+        secret("urls.secret", false),
+        {"key": "quota.tenants.acme.max_files", "a": null, "b": 7, "secret": false, "equal": false},
+    ]);
+    let found: Vec<&Value> = found.as_array().unwrap().iter().collect();
+    for expected in expected.as_array().unwrap() {
+        assert!(found.contains(&expected), "{expected} is not in {found:#?}");
+    }
+    let unequal = |found: &&&Value| found["equal"] == false;
+    assert!(found.iter().filter(unequal).count() >= 4);
+
+    let (status, found) = diff("staging", "twin");
+    assert_eq!(status, Some(0), "{found}");
+    assert_eq!(
+        found,
+        json!([secret("auth.secret", true), secret("urls.secret", true)])
+    );
+    // Two files, as they are without an environment.
+    let (status, found) = diff("box.toml", "staging.toml");
+    assert_eq!(status, Some(1), "{found}");
+    let text = place.run(&["config", "diff", "box.toml", "./staging.toml"]);
+    assert_eq!(text.status, Some(1));
+    for line in [
+        "listen: \"127.0.0.1:8080\" | \"0.0.0.0:80\"\n",
+        "limits.max_connections: 5 | 10000\n",
+        "auth.secret: \"********\" | \"********\"  (secret: equal)\n",
+    ] {
+        assert!(text.out.contains(line), "{line} is not in {}", text.out);
+    }
+
+    for (a, b, named) in [
+        ("staging", "prodcution", "prodcution"),
+        ("absent.toml", "box.toml", "absent.toml"),
+    ] {
+        let arguments = ["config", "diff", a, b, "--config", "box.toml"];
+        place.run(&arguments).refused(&[named]);
+    }
+    place
+        .run(&["config", "diff", "staging", "twin"])
+        .refused(&["--config"]);
+}
+
+#[tokio::test]
+async fn the_record_is_verified_by_a_command() {
+    let place = Place::new();
+    let verify = |arguments: &[&str], secret: &str| {
+        let all = [&["audit", "verify", "--json"], arguments].concat();
+        let outcome = place.run_with(&all, &[("BOX_AUDIT__KEY", secret)]);
+        let found: Value = serde_json::from_str(&outcome.out).unwrap_or_default();
+        (outcome.status, found)
+    };
+    place.run(&["audit", "verify"]).refused(&["box migrate"]);
+    place.run(&["migrate"]).succeeded();
+    assert_eq!(verify(&[], SECRET), (Some(0), json!([])));
+
+    let variables = [("BOX_AUDIT__KEY", SECRET), ("BOX_AUDIT__INTERVAL", "10ms")];
+    let serving = Running::start(&place, &variables).await;
+    let scopes = "files:write audit:read";
+    let token = [
+        "token",
+        "--tenant",
+        "acme",
+        "--subject",
+        "me",
+        "--scopes",
+        scopes,
+    ];
+    let token = place.run(&token).succeeded();
+    let client = Client::new(&serving.url, Some(token.trim().to_owned()));
+    client.upload("a", "bytes").await;
+    client.upload("b", "bytes").await;
+    let head = async || {
+        let answer = send(client.get("/v1/audit-events")).await;
+        let head = answer.headers.get("box-audit-head");
+        head.map_or(String::new(), |head| head.to_str().unwrap().to_owned())
+    };
+    until("two events are sealed", async || {
+        head().await.starts_with("acme:2:")
+    })
+    .await;
+    let head = head().await;
+    let (status, found) = verify(&["--anchor", &head], SECRET);
+    assert_eq!(status, Some(0), "{found}");
+    assert_eq!(
+        (&found[0]["tenant"], &found[0]["last"]),
+        (&json!("acme"), &json!(2))
+    );
+    assert_eq!(serving.signal("TERM").status, Some(0));
+
+    let text = place.run_with(&["audit", "verify"], &[("BOX_AUDIT__KEY", SECRET)]);
+    assert_eq!(text.succeeded(), format!("acme: 1 to 2, {head}\n"));
+    let (status, found) = verify(&["--tenant", "acme"], &"x".repeat(32));
+    assert_eq!(status, Some(2), "{found}");
+    let forged = format!("acme:2:{}", "0".repeat(64));
+    let (status, found) = verify(&["--tenant", "acme", "--anchor", &forged], SECRET);
+    assert_eq!(status, Some(1), "{found}");
+    assert_eq!(found[0]["faults"], json!([{"wrong-anchor": {"seq": 2}}]));
+    let (status, _) = verify(&["--anchor", "acme:2"], SECRET);
+    assert_eq!(status, Some(2));
+}

@@ -5,6 +5,7 @@
 //!
 //! Nobody lists the points: they lie where all calls go through (`box_service::faults`).
 
+mod audit;
 mod changes;
 mod deeds;
 mod generation;
