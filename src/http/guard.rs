@@ -47,12 +47,16 @@ impl Guard {
         }
     }
 
-    async fn admit(&self, request: &Request, standing: &mut Standing) -> Result<Option<Who>> {
-        let address = request.extensions().get::<Address>();
+    async fn admit(
+        &self,
+        address: Option<Address>,
+        headers: &HeaderMap,
+        standing: &mut Standing,
+    ) -> Result<Option<Who>> {
         self.rates
             .address(address.map(|address| address.0), standing)?;
-        let who = self.principal(request.headers(), standing).await?;
-        self.length(request.headers())?;
+        let who = self.principal(headers, standing).await?;
+        self.length(headers)?;
         Ok(who.map(Who))
     }
 
@@ -107,7 +111,9 @@ pub(super) async fn check(
     next: Next,
 ) -> Response {
     let mut standing = Standing::default();
-    let mut response = match guard.admit(&request, &mut standing).await {
+    let address = request.extensions().get::<Address>().copied();
+    let admitted = guard.admit(address, request.headers(), &mut standing).await;
+    let mut response = match admitted {
         Err(error) => error.into_response(),
         Ok(who) => {
             if let Some(who) = &who {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
-use governor::clock::{Clock as GovernorClock, Reference};
+use governor::clock::Clock as GovernorClock;
 use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
@@ -123,8 +123,7 @@ impl Limit {
         Self {
             name,
             rate,
-            governor: RateLimiter::new(quota, Recent::new(keys), Ticks(clock.clone()))
-                .with_middleware(),
+            governor: Governor::new(quota, Recent::new(keys), Ticks(clock.clone())),
             hashers: [RandomState::new(), RandomState::new()],
             refused,
         }

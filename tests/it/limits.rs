@@ -102,13 +102,19 @@ mod proxied {
 const ME: &str = "/v1/me";
 
 fn told(answer: &Answer) -> [&str; 2] {
-    [answer.header("ratelimit-policy"), answer.header("ratelimit")]
+    [
+        answer.header("ratelimit-policy"),
+        answer.header("ratelimit"),
+    ]
 }
 
 async fn a_principal_may_ask_so_often_and_is_told_what_is_left(service: &Service) {
     let client = service.client("acme");
     let policy = "\"principal-reads\";q=2;w=60";
-    for left in ["\"principal-reads\";r=1;t=30", "\"principal-reads\";r=0;t=60"] {
+    for left in [
+        "\"principal-reads\";r=1;t=30",
+        "\"principal-reads\";r=0;t=60",
+    ] {
         let answer = send(client.get(ME)).await;
         answer.json(200);
         assert_eq!(told(&answer), [policy, left]);
@@ -162,11 +168,19 @@ fn said(request: RequestBuilder, addresses: &str) -> RequestBuilder {
 async fn an_address_is_what_trusted_proxies_say(service: &Service) {
     let client = service.client("acme");
     // Whatever the client made up to the left of what its proxy saw.
-    for (made_up, status) in [("", 200), ("1.1.1.1, ", 200), ("::1, ", 200), ("127.0.0.1, ", 429)] {
+    for (made_up, status) in [
+        ("", 200),
+        ("1.1.1.1, ", 200),
+        ("::1, ", 200),
+        ("127.0.0.1, ", 429),
+    ] {
         let addresses = format!("{made_up}203.0.113.7, 127.0.0.9");
         let answer = send(said(client.get(ME), &addresses)).await;
         assert_eq!(answer.status, status, "{addresses}");
-        assert_eq!(answer.header("ratelimit-policy"), "\"address-reads\";q=3;w=60");
+        assert_eq!(
+            answer.header("ratelimit-policy"),
+            "\"address-reads\";q=3;w=60"
+        );
     }
     // A /64 is one client.
     for (address, status) in [
@@ -180,8 +194,15 @@ async fn an_address_is_what_trusted_proxies_say(service: &Service) {
         assert_eq!(answer.status, status, "{address}");
     }
     let upload = client.post("/v1/files?name=a").body("x");
-    send(said(upload, "198.51.100.1, 203.0.113.7")).await.json(201);
-    assert_eq!(service.count("events WHERE remote_ip = '203.0.113.7'").await, 1);
+    send(said(upload, "198.51.100.1, 203.0.113.7"))
+        .await
+        .json(201);
+    assert_eq!(
+        service
+            .count("events WHERE remote_ip = '203.0.113.7'")
+            .await,
+        1
+    );
     assert_eq!(service.count("events").await, 1);
 }
 
@@ -211,15 +232,24 @@ async fn what_strangers_say_of_their_address_is_nothing(service: &Service) {
     }
     let upload = client.post("/v1/files?name=a").body("x");
     send(said(upload, "203.0.113.7")).await.json(201);
-    assert_eq!(service.count("events WHERE remote_ip = '127.0.0.1'").await, 1);
+    assert_eq!(
+        service.count("events WHERE remote_ip = '127.0.0.1'").await,
+        1
+    );
 }
 
 async fn forwarded_is_read_where_proxies_write_it(service: &Service) {
     let client = service.client("acme");
     let upload = client.post("/v1/files?name=a").body("x");
-    let upload = said(upload, "6.6.6.6").header("forwarded", "for=6.6.6.6, for=\"[2001:db8::7]:80\"");
+    let upload =
+        said(upload, "6.6.6.6").header("forwarded", "for=6.6.6.6, for=\"[2001:db8::7]:80\"");
     send(upload).await.json(201);
-    assert_eq!(service.count("events WHERE remote_ip = '2001:db8::7'").await, 1);
+    assert_eq!(
+        service
+            .count("events WHERE remote_ip = '2001:db8::7'")
+            .await,
+        1
+    );
     assert_eq!(service.count("events").await, 1);
 }
 
@@ -242,14 +272,21 @@ async fn a_tenant_has_so_many_uploads_at_a_time(service: &Service) {
     let file = client.upload("a", "x").await;
     let content = format!("/v1/files/{}/content", id(&file));
     let signed = format!("/v1/files/{}/signed-urls", id(&file));
-    let signed = client.post(&signed).json(&serde_json::json!({"method": "PUT"}));
+    let signed = client
+        .post(&signed)
+        .json(&serde_json::json!({"method": "PUT"}));
     let signed = send(signed).await.json(201);
     let path = signed["url"].as_str().unwrap().split("/s/").nth(1).unwrap();
     let path = format!("/s/{path}");
 
     let mut first = Raw::open(service.address()).await;
     first.send(begun(service, "acme")).await;
-    let writing = || async { service.count("objects WHERE state = 'writing' AND tenant = 'acme'").await > 0 };
+    let writing = || async {
+        service
+            .count("objects WHERE state = 'writing' AND tenant = 'acme'")
+            .await
+            > 0
+    };
     until("an upload has begun", writing).await;
     for request in [
         client.post("/v1/files?name=b").body("x"),
@@ -284,7 +321,10 @@ async fn a_body_that_is_too_slow_is_answered_408(service: &Service) {
     raw.send(begun(service, "acme")).await;
     let problem = raw.answer().await.problem(408, "request-timeout");
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.starts_with("The body came slower than 1048576 bytes a second"), "{detail}");
+    assert!(
+        detail.starts_with("The body came slower than 1048576 bytes a second"),
+        "{detail}"
+    );
     service.client("acme").upload("a", vec![7; 100_000]).await;
     until("what was written is given up", || async {
         service.domain().intents_give_back().await;
@@ -310,7 +350,10 @@ async fn an_address_has_so_many_connections(service: &Service) {
         let mut third = Raw::open(service.address()).await;
         third.sends(LIVE).await;
         assert_eq!(third.until_gone().await, b"");
-        assert_eq!(service.app.domain.metrics.refusals.connections.get(), refused);
+        assert_eq!(
+            service.app.domain.metrics.refusals.connections.get(),
+            refused
+        );
     }
     // Those that are served are not disturbed.
     second.send(LIVE).await;
