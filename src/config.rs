@@ -23,6 +23,7 @@ mod imports;
 mod layers;
 mod leaf;
 mod limits;
+mod links;
 mod quota;
 mod rate;
 mod secret;
@@ -42,6 +43,7 @@ pub use fetch::Fetch;
 pub use imports::Imports;
 pub use layers::{Overrides, Sources};
 pub use limits::{ContentTypePattern, Limits};
+pub use links::{HostPattern, Links};
 pub use quota::{Quota, TenantQuota};
 pub use rate::{Rate, RateLimits};
 pub use secret::{MASK, Secret, SigningSecrets};
@@ -86,6 +88,7 @@ pub struct Config {
     pub trash: Trash,
     pub versions: Versions,
     pub imports: Imports,
+    pub links: Links,
     pub fetch: Fetch,
     pub cors: Cors,
     pub urls: Urls,
@@ -112,6 +115,7 @@ impl Default for Config {
             trash: Trash::default(),
             versions: Versions::default(),
             imports: Imports::default(),
+            links: Links::default(),
             fetch: Fetch::default(),
             cors: Cors::default(),
             urls: Urls::default(),
