@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
@@ -26,6 +27,7 @@ mod leaf;
 mod limits;
 mod links;
 mod quota;
+mod rate;
 mod secret;
 mod show;
 mod store;
@@ -47,6 +49,7 @@ pub use layers::{Overrides, Sources};
 pub use limits::{ContentTypePattern, Limits};
 pub use links::{HostPattern, Links};
 pub use quota::{Quota, TenantQuota};
+pub use rate::{Rate, RateLimits};
 pub use secret::{MASK, Secret, SigningSecrets};
 pub use show::Entry;
 pub use store::{Endpoint, LONGEST_LEASE, SHORTEST_LEASE, Store, StoreUrl};
@@ -71,6 +74,12 @@ pub struct Config {
     /// From `listen` when unset: see [`Config::public_url`].
     #[serde(with = "leaf")]
     pub public_url: Option<Url>,
+    /// Whose word on where a request came from is taken.
+    #[serde(with = "leaf")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// The field in which they say it.
+    #[serde(with = "leaf")]
+    pub forwarded_by: ForwardedBy,
     /// Relative to the working directory, or absolute.
     #[serde(with = "leaf")]
     pub data_dir: PathBuf,
@@ -78,6 +87,7 @@ pub struct Config {
     pub store: Store,
     pub auth: Auth,
     pub limits: Limits,
+    pub rate: RateLimits,
     pub quota: Quota,
     pub trash: Trash,
     pub versions: Versions,
@@ -98,11 +108,14 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             admin_listen: None,
             public_url: None,
+            trusted_proxies: Vec::new(),
+            forwarded_by: ForwardedBy::default(),
             data_dir: PathBuf::from("./box-data"),
             database: Database::default(),
             store: Store::default(),
             auth: Auth::default(),
             limits: Limits::default(),
+            rate: RateLimits::default(),
             quota: Quota::default(),
             trash: Trash::default(),
             versions: Versions::default(),
@@ -241,6 +254,7 @@ impl Config {
             self.store.check(),
             self.auth.check(&self.environment),
             self.limits.check(),
+            self.rate.check(),
             self.imports.check(),
             self.fetch.check(),
             self.audit.check(),
@@ -410,6 +424,36 @@ impl Leaf for Environment {
 
     fn show(&self) -> Value {
         Value::String(self.0.clone())
+    }
+}
+
+/// The field of a request in which proxies tell the address that they were called from. One of the two:
+/// a proxy that writes the one hands on the other as its client made it up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardedBy {
+    #[default]
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+}
+
+impl Leaf for ForwardedBy {
+    const EXPECTED: &'static str = "x-forwarded-for or forwarded";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "x-forwarded-for" => Ok(Self::XForwardedFor),
+            "forwarded" => Ok(Self::Forwarded),
+            _ => Err(unlike::<Self>(text)),
+        }
+    }
+
+    fn show(&self) -> Value {
+        let name = match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::Forwarded => "forwarded",
+        };
+        Value::String(name.to_owned())
     }
 }
 

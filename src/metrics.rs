@@ -23,7 +23,7 @@ mod store;
 
 pub use audit::Audit;
 pub use histogram::Histogram;
-pub use http::{Http, Route};
+pub use http::{Http, Refusals, Route};
 pub use imports::Imports;
 pub use links::Links;
 pub use store::{Call, Operation, Outcome, Store};
@@ -45,6 +45,7 @@ pub struct Metrics(Arc<All>);
 pub struct All {
     registry: Registry,
     pub http: Http,
+    pub refusals: Refusals,
     pub store: Store,
     pub imports: Imports,
     pub links: Links,
@@ -134,6 +135,7 @@ impl Default for Metrics {
             .set(1);
         let all = All {
             http: Http::register(&mut at),
+            refusals: Refusals::register(&mut at),
             store: Store::register(&mut at),
             imports: Imports::register(&mut at),
             links: Links::register(&mut at),

@@ -1,5 +1,6 @@
-//! What stands before a route's handler: token (401), scope (403), declared length (413), in this
-//! order and before a byte of the body is read.
+//! What stands before a route's handler: how often its address asks (429), token (401), how often
+//! its principal asks (429), scope (403), declared length (413), in this order and before a byte of
+//! the body is read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{self, AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use axum::http::{Extensions, HeaderMap, Method};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -19,8 +20,10 @@ use crate::domain::audit::Access;
 use crate::domain::{Caller, Domain};
 use crate::error::{Error, Kind, Result};
 
+use super::address::Address;
 use super::extract::Remote;
 use super::observe::REQUEST_ID;
+use super::rate::{Class, RATELIMIT, RATELIMIT_POLICY, Standing};
 use super::upload::FORM_OVERHEAD;
 use super::{Access as Allowed, Takes, digest, extract};
 
@@ -34,14 +37,16 @@ pub(super) struct Guard {
     tokens: Arc<Tokens>,
     access: Allowed,
     takes: Takes,
+    rates: Class,
     /// Of a file, in bytes.
     most: u64,
 }
 
 impl Guard {
-    pub(super) fn new(app: &App, access: Allowed, takes: Takes) -> Self {
+    pub(super) fn new(app: &App, access: Allowed, takes: Takes, rates: Class) -> Self {
         Self {
             domain: app.domain.clone(),
+            rates,
             tokens: app.tokens.clone(),
             access,
             takes,
@@ -49,11 +54,28 @@ impl Guard {
         }
     }
 
+    async fn admit(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        method: &Method,
+        standing: &mut Standing,
+    ) -> Result<Option<Who>> {
+        let address = extensions.get::<Address>();
+        self.rates
+            .address(address.map(|address| address.0), standing)?;
+        let principal = self.principal(headers, extensions, method, standing);
+        let who = principal.await?.map(Who);
+        self.length(headers)?;
+        Ok(who)
+    }
+
     async fn principal(
         &self,
         headers: &HeaderMap,
         extensions: &Extensions,
         method: &Method,
+        standing: &mut Standing,
     ) -> Result<Option<Arc<Principal>>> {
         let needed = match self.access {
             Allowed::Public | Allowed::Signed => return Ok(None),
@@ -63,6 +85,7 @@ impl Guard {
         let token = bearer(headers)
             .ok_or_else(|| Error::new(Kind::Unauthenticated, "A bearer token is needed."))?;
         let principal = self.tokens.verify(token).await?;
+        self.rates.principal(&principal, standing)?;
         match needed {
             Some(scope) if !principal.scopes.contains(&scope) => {
                 let route = extensions.get::<MatchedPath>();
@@ -101,19 +124,26 @@ pub(super) async fn check(
     State(guard): State<Guard>,
     mut request: Request,
     next: Next,
-) -> Result<Response> {
+) -> Response {
+    let mut standing = Standing::default();
     let (headers, extensions) = (request.headers(), request.extensions());
-    let principal = guard.principal(headers, extensions, request.method());
-    let who = principal.await?.map(Who);
-    guard.length(request.headers())?;
-    if let Some(who) = &who {
-        request.extensions_mut().insert(who.clone());
-    }
-    let mut response = next.run(request).await;
-    if let Some(who) = who {
-        response.extensions_mut().insert(who);
-    }
-    Ok(response)
+    let admitted = guard.admit(headers, extensions, request.method(), &mut standing);
+    let admitted = admitted.await;
+    let mut response = match admitted {
+        Err(error) => error.into_response(),
+        Ok(who) => {
+            if let Some(who) = &who {
+                request.extensions_mut().insert(who.clone());
+            }
+            let mut response = next.run(request).await;
+            if let Some(who) = who {
+                response.extensions_mut().insert(who);
+            }
+            response
+        }
+    };
+    standing.tell(response.headers_mut());
+    response
 }
 
 /// A token that is valid, but not for this: which is noted.
@@ -150,7 +180,7 @@ pub(super) fn cors(settings: &Cors) -> Option<CorsLayer> {
         .allow_origins
         .iter()
         .filter_map(|origin| origin.as_str().parse().ok());
-    let exposed: [HeaderName; 9] = [
+    let exposed: [HeaderName; 11] = [
         header::ACCEPT_RANGES,
         header::CONTENT_DISPOSITION,
         header::CONTENT_RANGE,
@@ -160,6 +190,8 @@ pub(super) fn cors(settings: &Cors) -> Option<CorsLayer> {
         CONTENT_TYPE,
         digest::REPR_DIGEST,
         REQUEST_ID,
+        RATELIMIT,
+        RATELIMIT_POLICY,
     ];
     Some(
         CorsLayer::new()

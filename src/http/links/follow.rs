@@ -13,9 +13,10 @@ use crate::app::App;
 use crate::domain::files::Content;
 use crate::domain::links::Link;
 use crate::error::{Error, Kind, Result};
+use crate::http::address::Address;
 use crate::http::content::{self, Asked};
 use crate::http::disposition::Disposition;
-use crate::http::extract::{self, PathSlug, Peer};
+use crate::http::extract::{self, PathSlug};
 use crate::http::{media_type, types};
 
 use super::page;
@@ -186,10 +187,9 @@ async fn let_in(app: &App, link: &Link, head: &Parts) -> Result<bool> {
 }
 
 async fn verified(app: &App, link: &Link, password: &str, head: &Parts) -> Result<bool> {
-    let peer = head.extensions.get::<Peer>();
-    let peer = peer.ok_or_else(|| Error::internal("a request came from no address"))?;
-    let address = peer.0.ip();
-    app.domain.link_password_is(link, password, address).await
+    let address = head.extensions.get::<Address>();
+    let address = address.ok_or_else(|| Error::internal("a request came from no address"))?;
+    app.domain.link_password_is(link, password, address.0).await
 }
 
 /// A browser is asked for it, everybody else told.
