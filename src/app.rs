@@ -100,6 +100,7 @@ pub async fn open_domain_with(
             lease: config.store.lease,
             request_horizon: config.store.request_horizon,
             quota: config.quota.clone(),
+            archive: config.archive.clone(),
             imports: config.imports.clone(),
             fetch_timeout: config.fetch.timeout,
             trash_keep: config.trash.keep,
@@ -114,6 +115,7 @@ pub async fn open_domain_with(
         ends,
         older: Arc::default(),
         ahead: Ahead::default(),
+        archives: Default::default(),
         metrics,
     };
     domain

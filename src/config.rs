@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
+mod archive;
 mod auth;
 mod cors;
 mod database;
@@ -33,6 +34,7 @@ mod urls;
 
 use leaf::{Leaf, unlike};
 
+pub use archive::Archive;
 pub use auth::{Auth, Issuer, JwksUrl, Tenants};
 pub use cors::{Cors, Origin};
 pub use database::{Database, DatabaseUrl};
@@ -75,6 +77,7 @@ pub struct Config {
     pub quota: Quota,
     pub trash: Trash,
     pub versions: Versions,
+    pub archive: Archive,
     pub imports: Imports,
     pub fetch: Fetch,
     pub cors: Cors,
@@ -98,6 +101,7 @@ impl Default for Config {
             quota: Quota::default(),
             trash: Trash::default(),
             versions: Versions::default(),
+            archive: Archive::default(),
             imports: Imports::default(),
             fetch: Fetch::default(),
             cors: Cors::default(),
@@ -210,6 +214,7 @@ impl Config {
         self.store.check()?;
         self.auth.check(&self.environment)?;
         self.limits.check()?;
+        self.archive.check()?;
         self.imports.check()?;
         self.fetch.check()?;
         positive("reaper.interval", self.reaper.interval)?;

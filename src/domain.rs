@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
 use crate::clock::Clock;
-use crate::config::{Imports, Limits, Quota};
+use crate::config::{Archive, Imports, Limits, Quota};
 use crate::fetch::Fetcher;
 use crate::id::Tenant;
 use crate::metadata::Metadata;
@@ -18,6 +18,7 @@ use crate::objects::Objects;
 pub use ahead::Ahead;
 
 mod ahead;
+pub mod archives;
 pub mod changes;
 mod content;
 pub mod deployment;
@@ -43,6 +44,7 @@ pub struct Rules {
     pub request_horizon: Duration,
     /// What each tenant may keep.
     pub quota: Quota,
+    pub archive: Archive,
     pub imports: Imports,
     /// How long one attempt at a URL may take.
     pub fetch_timeout: Duration,
@@ -75,6 +77,8 @@ pub struct Domain {
     /// Whether the database was found to be older than the store.
     pub older: Arc<AtomicBool>,
     pub ahead: Ahead,
+    /// Archives that are being sent.
+    pub archives: archives::Sending,
     pub metrics: Metrics,
 }
 

@@ -27,6 +27,8 @@ pub enum Kind {
     RangeNotSatisfiable,
     InvalidRequest,
     ChecksumMismatch,
+    /// More than the caller may ask for now, or at the same time.
+    RateLimited,
     Internal,
     Unavailable,
 }

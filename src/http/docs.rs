@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, content, files, health, imports, list, me, metrics, problem, routes, signed,
-    upload, usage, versions,
+    Access, Takes, archives, content, files, health, imports, list, me, metrics, problem, routes,
+    signed, upload, usage, versions,
 };
 
 #[derive(OpenApi)]
@@ -29,6 +29,7 @@ use super::{
         upload::upload,
         list::list,
         files::batch_delete,
+        archives::create,
         files::get,
         files::patch,
         files::delete,
@@ -134,9 +135,11 @@ pub fn document() -> Document {
             "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" | "createImport" => {
                 kinds.push(Kind::Conflict);
             }
+            // As many archives at a time as a tenant may have.
+            "archiveFiles" | "getSigned" => kinds.push(Kind::RateLimited),
             _ => {}
         }
-        if route.takes == Takes::Json {
+        if matches!(route.takes, Takes::Json | Takes::Ids) {
             kinds.extend([
                 Kind::MalformedJson,
                 Kind::RequestTimeout,

@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 
 use super::observe::REQUEST_ID;
 use super::upload::FORM_OVERHEAD;
-use super::{Access, Takes, digest, extract};
+use super::{Access, Takes, archives, digest, extract};
 
 /// Who was let in.
 #[derive(Clone)]
@@ -31,6 +31,8 @@ pub(super) struct Guard {
     takes: Takes,
     /// Of a file, in bytes.
     most: u64,
+    /// Of a list of ids, in bytes.
+    most_ids: u64,
 }
 
 impl Guard {
@@ -40,6 +42,7 @@ impl Guard {
             access,
             takes,
             most: app.config.limits.max_file_size.bytes(),
+            most_ids: archives::most_of_body(app),
         }
     }
 
@@ -68,8 +71,16 @@ impl Guard {
         let most = match self.takes {
             // Items are counted, and bounded one by one.
             Takes::Nothing | Takes::Items => return Ok(()),
-            Takes::Json if length > extract::JSON_BODY => return Err(extract::json_too_large()),
-            Takes::Json => return Ok(()),
+            Takes::Json | Takes::Ids => {
+                let most = match self.takes {
+                    Takes::Ids => self.most_ids,
+                    _ => extract::JSON_BODY,
+                };
+                if length > most {
+                    return Err(extract::json_too_large(most));
+                }
+                return Ok(());
+            }
             Takes::File if extract::is_form(headers) => self.most.saturating_add(FORM_OVERHEAD),
             Takes::File => self.most,
         };

@@ -28,7 +28,7 @@ use super::content::{self, Asked};
 use super::disposition::Disposition;
 use super::extract::{self, PathId, Query, Remote};
 use super::guard::Who;
-use super::{media_type, types, upload};
+use super::{archives, media_type, types, upload};
 
 /// The longest life of a URL, and of one of the store's own, which nothing can end earlier.
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
@@ -224,7 +224,7 @@ fn checked(new: &NewSignedUrl) -> Result<(Duration, Option<String>)> {
     ))
 }
 
-fn token(app: &App, grant: &Grant) -> Result<String> {
+pub(super) fn token(app: &App, grant: &impl Serialize) -> Result<String> {
     let seal = app.seal.as_ref().ok_or_else(|| {
         Error::new(
             Kind::Conflict,
@@ -273,7 +273,11 @@ fn granted(app: &App, params: &RawPathParams, method: &Method) -> Result<Grant> 
     let now = app.domain.clock.now().as_micros();
     grant
         .filter(|grant| grant.method.is(method) && grant.expires_at > now)
-        .ok_or_else(|| Error::new(Kind::Forbidden, "The URL is not valid, or not any more."))
+        .ok_or_else(not_valid)
+}
+
+pub(super) fn not_valid() -> Error {
+    Error::new(Kind::Forbidden, "The URL is not valid, or not any more.")
 }
 
 /// Fetch what a signed URL is for
@@ -326,6 +330,11 @@ async fn answer(
     headers: HeaderMap,
     method: Method,
 ) -> Result<Response> {
+    if method == Method::GET
+        && let Some(grant) = archives::granted(&app, &params)
+    {
+        return archives::send_granted(&app, grant, &uri).await;
+    }
     let grant = granted(&app, &params, &method)?;
     Query::read(&uri, &[])?;
     let found = match grant.version {
