@@ -136,7 +136,9 @@ pub fn document() -> Document {
                 kinds.push(Kind::Conflict);
             }
             // As many archives at a time as a tenant may have.
-            "archiveFiles" | "getSigned" => kinds.push(Kind::RateLimited),
+            "getSigned" => kinds.push(Kind::RateLimited),
+            // The same; a content that went meanwhile; no secret to sign with.
+            "archiveFiles" => kinds.extend([Kind::RateLimited, Kind::NotFound, Kind::Conflict]),
             _ => {}
         }
         if matches!(route.takes, Takes::Json | Takes::Ids) {
