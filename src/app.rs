@@ -15,9 +15,11 @@ use crate::domain::{Ahead, Domain, Rules};
 use crate::error::Result;
 use crate::faults::Faults;
 use crate::fetch::Fetcher;
+use crate::id::Tenant;
 use crate::metadata::{self, Metadata};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::places::Places;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -28,6 +30,8 @@ pub struct App {
     /// What seals signed URLs; None: there is no secret for it.
     pub seal: Option<Arc<Seal>>,
     pub health: Arc<Health>,
+    /// Uploads that are taken in now.
+    pub uploads: Places<Tenant>,
     /// What must run to its end though the request that began it is gone.
     pub tasks: TaskTracker,
     /// Cancelled once the service is to stop.
@@ -52,6 +56,7 @@ impl App {
         domain.generation_raise().await?;
         Ok(Self {
             health: Arc::new(Health::new(domain.clone())),
+            uploads: Places::new(config.limits.uploads_per_tenant),
             domain,
             tokens: Arc::new(tokens),
             seal,

@@ -1,8 +1,8 @@
 //! Time, injected: production reads the system's clock, tests hold one in their hand.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
@@ -132,6 +132,19 @@ impl Clock {
                 reason = "the one place that reads the system's clock"
             )]
             None => Timestamp::from_datetime(OffsetDateTime::now_utc()),
+        }
+    }
+
+    /// What only ever grows, since some point of its own: for measuring how much time has passed. The
+    /// system's clock of the day may be set back.
+    pub fn monotonic(&self) -> Duration {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        match &self.manual {
+            Some(micros) => {
+                let micros = u64::try_from(micros.load(Ordering::SeqCst)).unwrap_or(0);
+                Duration::from_micros(micros)
+            }
+            None => START.elapsed(),
         }
     }
 

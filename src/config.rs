@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
@@ -24,6 +25,7 @@ mod layers;
 mod leaf;
 mod limits;
 mod quota;
+mod rate;
 mod secret;
 mod show;
 mod store;
@@ -43,6 +45,7 @@ pub use imports::Imports;
 pub use layers::{Overrides, Sources};
 pub use limits::{ContentTypePattern, Limits};
 pub use quota::{Quota, TenantQuota};
+pub use rate::{Rate, RateLimits};
 pub use secret::{MASK, Secret, SigningSecrets};
 pub use show::Entry;
 pub use store::{Endpoint, LONGEST_LEASE, SHORTEST_LEASE, Store, StoreUrl};
@@ -67,6 +70,12 @@ pub struct Config {
     /// From `listen` when unset: see [`Config::public_url`].
     #[serde(with = "leaf")]
     pub public_url: Option<Url>,
+    /// Whose word on where a request came from is taken.
+    #[serde(with = "leaf")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// The field in which they say it.
+    #[serde(with = "leaf")]
+    pub forwarded_by: ForwardedBy,
     /// Relative to the working directory, or absolute.
     #[serde(with = "leaf")]
     pub data_dir: PathBuf,
@@ -74,6 +83,7 @@ pub struct Config {
     pub store: Store,
     pub auth: Auth,
     pub limits: Limits,
+    pub rate: RateLimits,
     pub quota: Quota,
     pub trash: Trash,
     pub versions: Versions,
@@ -93,11 +103,14 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             admin_listen: None,
             public_url: None,
+            trusted_proxies: Vec::new(),
+            forwarded_by: ForwardedBy::default(),
             data_dir: PathBuf::from("./box-data"),
             database: Database::default(),
             store: Store::default(),
             auth: Auth::default(),
             limits: Limits::default(),
+            rate: RateLimits::default(),
             quota: Quota::default(),
             trash: Trash::default(),
             versions: Versions::default(),
@@ -215,6 +228,7 @@ impl Config {
         self.auth.check(&self.environment)?;
         self.limits.check()?;
         self.archive.check()?;
+        self.rate.check()?;
         self.imports.check()?;
         self.fetch.check()?;
         positive("reaper.interval", self.reaper.interval)?;
@@ -369,6 +383,36 @@ impl Leaf for Environment {
 
     fn show(&self) -> Value {
         Value::String(self.0.clone())
+    }
+}
+
+/// The field of a request in which proxies tell the address that they were called from. One of the two:
+/// a proxy that writes the one hands on the other as its client made it up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardedBy {
+    #[default]
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+}
+
+impl Leaf for ForwardedBy {
+    const EXPECTED: &'static str = "x-forwarded-for or forwarded";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "x-forwarded-for" => Ok(Self::XForwardedFor),
+            "forwarded" => Ok(Self::Forwarded),
+            _ => Err(unlike::<Self>(text)),
+        }
+    }
+
+    fn show(&self) -> Value {
+        let name = match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::Forwarded => "forwarded",
+        };
+        Value::String(name.to_owned())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The one error of the crate: a kind, a text for the caller, and a cause for the log.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -52,6 +53,7 @@ struct Inner {
     detail: Cow<'static, str>,
     invalid: Vec<Invalid>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    retry_after: Option<Duration>,
 }
 
 impl Error {
@@ -62,6 +64,7 @@ impl Error {
             detail: detail.into(),
             invalid: Vec::new(),
             cause: None,
+            retry_after: None,
         }))
     }
 
@@ -104,6 +107,17 @@ impl Error {
     pub fn because(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.cause = Some(cause.into());
         self
+    }
+
+    /// When trying again may help.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
+    pub fn retry_wait(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// The same fault in other words, for whom the text for a caller says nothing: an operator at

@@ -10,6 +10,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::app::App;
 use crate::auth::Scope;
 
+mod address;
 mod archives;
 pub mod conditional;
 mod content;
@@ -32,12 +33,14 @@ mod observe;
 mod once;
 mod problem;
 pub mod range;
+mod rate;
 mod signed;
 mod types;
 mod upload;
 mod usage;
 mod versions;
 
+pub use address::{Proxies, network};
 pub use extract::Peer;
 pub use problem::head_timeout_answer;
 
@@ -157,7 +160,11 @@ fn page(
 /// The whole API. From the outside in: what is observed (request id, log line, problems), what a
 /// panic becomes, CORS, the guard of each route, its handler.
 pub fn router(app: &App) -> Router {
-    routed(app, routes())
+    let refusals = &app.domain.metrics.refusals;
+    let limits = rate::Limits::new(&app.config.rate, &app.domain.clock, refusals);
+    routed(app, routes(), |route| {
+        limits.class(&route.method, route.path)
+    })
 }
 
 /// What `admin_listen` answers, to whoever can reach it.
@@ -174,14 +181,14 @@ fn admin_routes() -> Vec<Route> {
 }
 
 pub fn admin_router(app: &App) -> Router {
-    routed(app, admin_routes())
+    routed(app, admin_routes(), |_| rate::Class::unlimited())
 }
 
-fn routed(app: &App, routes: Vec<Route>) -> Router {
+fn routed(app: &App, routes: Vec<Route>, rates: impl Fn(&Route) -> rate::Class) -> Router {
     let observer = observe::Observer::new(app, &routes);
     let mut router = Router::new();
     for route in routes {
-        let guard = guard::Guard::new(app, route.access, route.takes);
+        let guard = guard::Guard::new(app, route.access, route.takes, rates(&route));
         let guarded = route
             .handler
             .route_layer(from_fn_with_state(guard, guard::check));

@@ -20,7 +20,7 @@ mod imports;
 mod store;
 
 pub use histogram::Histogram;
-pub use http::{Http, Route};
+pub use http::{Http, Refusals, Route};
 pub use imports::Imports;
 pub use store::{Call, Operation, Outcome, Store};
 
@@ -41,6 +41,7 @@ pub struct Metrics(Arc<All>);
 pub struct All {
     registry: Registry,
     pub http: Http,
+    pub refusals: Refusals,
     pub store: Store,
     pub imports: Imports,
     pub uploads: Uploads,
@@ -126,6 +127,7 @@ impl Default for Metrics {
             .set(1);
         let all = All {
             http: Http::register(&mut at),
+            refusals: Refusals::register(&mut at),
             store: Store::register(&mut at),
             imports: Imports::register(&mut at),
             uploads: Uploads::register(&mut at),

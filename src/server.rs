@@ -1,6 +1,7 @@
 //! Connections: accepted, bounded in number and time, and drained when the service stops.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -18,8 +19,9 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::app::App;
-use crate::http::{self, Peer};
-use crate::metrics::{Active, Gauge};
+use crate::http::{self, Peer, Proxies};
+use crate::metrics::{Active, Counter, Gauge};
+use crate::places::{Place, Places};
 use crate::workers;
 
 mod read;
@@ -102,6 +104,10 @@ struct Connections {
     router: axum::Router,
     timeouts: Timeouts,
     permits: std::sync::Arc<Semaphore>,
+    /// Those of one address.
+    places: Places<IpAddr>,
+    proxies: Proxies,
+    refused: Counter,
     open: Gauge,
     graceful: GracefulShutdown,
     /// Cancelled when the time to finish is over.
@@ -113,7 +119,12 @@ impl Connections {
     fn new(app: &App) -> Self {
         let most = usize::try_from(app.config.limits.max_connections).unwrap_or(usize::MAX);
         let open = app.domain.metrics.http.connections.clone();
-        Self::answering(app, http::router(app), most, open)
+        let bound = &app.domain.metrics.http.connections_max;
+        bound.set(app.config.limits.max_connections.into());
+        Self {
+            places: Places::new(app.config.limits.max_connections_per_address),
+            ..Self::answering(app, http::router(app), most, open)
+        }
     }
 
     fn of_admin(app: &App) -> Self {
@@ -130,6 +141,9 @@ impl Connections {
                 idle: limits.idle_timeout,
             },
             permits: std::sync::Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            places: Places::new(0),
+            proxies: Proxies::new(&app.config),
+            refused: app.domain.metrics.refusals.connections.clone(),
             open,
             graceful: GracefulShutdown::new(),
             cut: CancellationToken::new(),
@@ -137,7 +151,8 @@ impl Connections {
         }
     }
 
-    /// Goes on until it is dropped. Connections beyond the limit wait in the system's queue.
+    /// Goes on until it is dropped. Connections beyond the limit of all wait in the system's queue; those
+    /// beyond the limit of their address are closed, so that they keep nobody waiting.
     async fn accept(&self, listener: TcpListener) {
         loop {
             let Ok(permit) = self.permits.clone().acquire_owned().await else {
@@ -145,6 +160,11 @@ impl Connections {
             };
             match listener.accept().await {
                 Ok((tcp, peer)) => {
+                    let Some(place) = self.place(peer.ip()) else {
+                        self.refused.inc();
+                        tracing::debug!(%peer, "a connection too many of one address");
+                        continue;
+                    };
                     let serving = self.serve(tcp, Peer(peer));
                     let cut = self.cut.clone();
                     let counted = Active::count(&self.open);
@@ -153,7 +173,7 @@ impl Connections {
                             () = serving => {}
                             () = cut.cancelled() => {}
                         }
-                        drop((permit, counted));
+                        drop((permit, place, counted));
                     });
                 }
                 Err(error) => {
@@ -162,6 +182,14 @@ impl Connections {
                 }
             }
         }
+    }
+
+    /// None where this address has all the connections that it may have.
+    fn place(&self, ip: IpAddr) -> Option<Place<IpAddr>> {
+        if self.proxies.trusts(ip) {
+            return Some(Place::uncounted());
+        }
+        self.places.take(&http::network(ip))
     }
 
     fn serve(&self, tcp: TcpStream, peer: Peer) -> impl Future<Output = ()> + use<> {

@@ -19,12 +19,24 @@ pub struct Limits {
     /// Open at the same time; at least 1.
     #[serde(with = "leaf")]
     pub max_connections: u32,
+    /// Of one address, that is no trusted proxy's; 0: any number.
+    #[serde(with = "leaf")]
+    pub max_connections_per_address: u32,
+    /// At the same time; 0: any number.
+    #[serde(with = "leaf")]
+    pub uploads_per_tenant: u32,
     /// How long the head of a request may take; above 0.
     #[serde(with = "leaf")]
     pub header_timeout: Duration,
     /// How long a body or an idle connection may stand still; above 0.
     #[serde(with = "leaf")]
     pub idle_timeout: Duration,
+    /// What a body must bring a second, on average, once `min_body_grace` is over; 0: anything.
+    #[serde(with = "leaf")]
+    pub min_body_rate: Size,
+    /// How long a body may be waited for before its rate counts.
+    #[serde(with = "leaf")]
+    pub min_body_grace: Duration,
     /// How long a stop waits for the requests in flight.
     #[serde(with = "leaf")]
     pub shutdown_grace: Duration,
@@ -41,8 +53,12 @@ impl Default for Limits {
         Self {
             max_file_size: Size::from_bytes(5 << 40),
             max_connections: 10_000,
+            max_connections_per_address: 0,
+            uploads_per_tenant: 0,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            min_body_rate: Size::from_bytes(256),
+            min_body_grace: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(30),
             allowed_content_types: Vec::new(),
             denied_content_types: Vec::new(),

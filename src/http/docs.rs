@@ -100,6 +100,9 @@ pub fn document() -> Document {
         };
         operation.operation_id = Some(name.to_owned());
         let mut kinds = vec![Kind::InvalidRequest, Kind::Internal, Kind::Unavailable];
+        if !route.path.starts_with("/health") {
+            kinds.push(Kind::RateLimited);
+        }
         match route.access {
             Access::Public => operation.security = Some(Vec::new()),
             Access::Signed => {

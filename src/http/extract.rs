@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -15,11 +15,13 @@ use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
 use crate::app::App;
+use crate::config::Limits;
 use crate::domain::Caller;
 use crate::error::{Error, Invalid, Kind, Result};
 use crate::id::FileId;
 use crate::objects::ByteStream;
 
+use super::address::Address;
 use super::guard::Who;
 use super::media_type;
 use super::observe::RequestId;
@@ -56,8 +58,8 @@ impl<S: Sync> FromRequestParts<S> for Remote {
             request_id: parts.extensions.get::<RequestId>().map(|id| id.0.clone()),
             remote_ip: parts
                 .extensions
-                .get::<Peer>()
-                .map(|peer| peer.0.ip().to_canonical().to_string()),
+                .get::<Address>()
+                .map(|address| address.0.to_string()),
         })
     }
 }
@@ -281,7 +283,7 @@ pub(super) async fn json_bytes_upto(
             ));
         }
     }
-    let mut source = byte_stream(body, app.config.limits.idle_timeout);
+    let mut source = byte_stream(body, &app.config.limits);
     let mut bytes = Vec::new();
     while let Some(chunk) = source.next().await {
         bytes.extend_from_slice(&chunk?);
@@ -311,16 +313,27 @@ pub(super) fn is_form(headers: &HeaderMap) -> bool {
         .is_some_and(|value| media_type::names(value, "multipart/form-data"))
 }
 
-/// A body as it comes. It ends with an error, never cleanly, when the client stalls for `idle`,
-/// breaks off, or sends what is no chunk.
-pub(super) fn byte_stream(body: Body, idle: Duration) -> ByteStream {
-    let body = body.into_data_stream();
-    futures::stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
-        match tokio::time::timeout(idle, body.next()).await {
+/// A body as it comes. It ends with an error, never cleanly, when the client stalls for
+/// `limits.idle_timeout`, is slower than `limits.min_body_rate`, breaks off, or sends what is no chunk.
+pub(super) fn byte_stream(body: Body, limits: &Limits) -> ByteStream {
+    let idle = limits.idle_timeout;
+    let pace = Pace::new(limits);
+    let state = Some((body.into_data_stream(), pace));
+    futures::stream::unfold(state, move |state| async move {
+        let (mut body, mut pace) = state?;
+        let left = pace.left();
+        let patience = left.min(idle);
+        let began = Instant::now();
+        let polled = tokio::time::timeout(patience, body.next()).await;
+        pace.waited += began.elapsed();
+        match polled {
             Ok(None) => None,
-            Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(body))),
+            Ok(Some(Ok(chunk))) => {
+                pace.came += chunk.len() as u64;
+                Some((Ok(chunk), Some((body, pace))))
+            }
             Ok(Some(Err(cause))) => Some((Err(broken_off(cause)), None)),
+            Err(_) if left <= idle => Some((Err(pace.too_slow()), None)),
             Err(_) => Some((Err(stalled(idle)), None)),
         }
     })
@@ -328,6 +341,50 @@ pub(super) fn byte_stream(body: Body, idle: Duration) -> ByteStream {
         std::future::ready(item.as_ref().map_or(true, |chunk| !chunk.is_empty()))
     })
     .boxed()
+}
+
+/// How fast a body comes. Only the time in which it was waited for counts: a store that is slow is not
+/// the client's fault.
+struct Pace {
+    /// Bytes a second; 0: any.
+    rate: u64,
+    grace: Duration,
+    came: u64,
+    waited: Duration,
+}
+
+impl Pace {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            rate: limits.min_body_rate.bytes(),
+            grace: limits.min_body_grace,
+            came: 0,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// How much longer it may be waited for, with what has come.
+    fn left(&self) -> Duration {
+        if self.rate == 0 {
+            return Duration::MAX;
+        }
+        let micros = u128::from(self.came) * 1_000_000 / u128::from(self.rate);
+        let earned = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+        let allowed = self.grace.saturating_add(earned);
+        allowed.saturating_sub(self.waited)
+    }
+
+    fn too_slow(&self) -> Error {
+        Error::new(
+            Kind::RequestTimeout,
+            format!(
+                "The body came slower than {} bytes a second: {} bytes in {:.1} seconds.",
+                self.rate,
+                self.came,
+                self.waited.as_secs_f64()
+            ),
+        )
+    }
 }
 
 fn broken_off(cause: axum::Error) -> Error {
@@ -372,6 +429,30 @@ mod tests {
         ] {
             assert_eq!(pointers(&read(text).unwrap_err()), [pointer], "{text}");
         }
+    }
+
+    #[test]
+    fn a_body_earns_time_by_what_it_brings() {
+        let mut pace = Pace {
+            rate: 1_000,
+            grace: Duration::from_secs(5),
+            came: 0,
+            waited: Duration::ZERO,
+        };
+        assert_eq!(pace.left(), Duration::from_secs(5));
+        pace.waited = Duration::from_secs(4);
+        assert_eq!(pace.left(), Duration::from_secs(1));
+        pace.came = 2_500;
+        assert_eq!(pace.left(), Duration::from_millis(3_500));
+        pace.waited = Duration::from_secs(60);
+        assert_eq!(pace.left(), Duration::ZERO);
+        // At the rate, it may go on for ever.
+        pace.came = 60_000;
+        assert_eq!(pace.left(), Duration::from_secs(5));
+        pace.came = u64::MAX;
+        assert!(pace.left() > Duration::from_secs(1 << 40));
+        pace.rate = 0;
+        assert_eq!(pace.left(), Duration::MAX);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What stands before a route's handler: token (401), scope (403), declared length (413), in this
-//! order and before a byte of the body is read.
+//! What stands before a route's handler: how often its address asks (429), token (401), how often
+//! its principal asks (429), scope (403), declared length (413), in this order and before a byte of the body is read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::header::{self, AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::app::App;
@@ -16,7 +16,9 @@ use crate::auth::{Principal, Tokens};
 use crate::config::Cors;
 use crate::error::{Error, Kind, Result};
 
+use super::address::Address;
 use super::observe::REQUEST_ID;
+use super::rate::{Class, RATELIMIT, RATELIMIT_POLICY, Standing};
 use super::upload::FORM_OVERHEAD;
 use super::{Access, Takes, archives, digest, extract};
 
@@ -29,6 +31,7 @@ pub(super) struct Guard {
     tokens: Arc<Tokens>,
     access: Access,
     takes: Takes,
+    rates: Class,
     /// Of a file, in bytes.
     most: u64,
     /// Of a list of ids, in bytes.
@@ -36,8 +39,9 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    pub(super) fn new(app: &App, access: Access, takes: Takes) -> Self {
+    pub(super) fn new(app: &App, access: Access, takes: Takes, rates: Class) -> Self {
         Self {
+            rates,
             tokens: app.tokens.clone(),
             access,
             takes,
@@ -46,7 +50,24 @@ impl Guard {
         }
     }
 
-    async fn principal(&self, headers: &HeaderMap) -> Result<Option<Arc<Principal>>> {
+    async fn admit(
+        &self,
+        address: Option<Address>,
+        headers: &HeaderMap,
+        standing: &mut Standing,
+    ) -> Result<Option<Who>> {
+        self.rates
+            .address(address.map(|address| address.0), standing)?;
+        let who = self.principal(headers, standing).await?;
+        self.length(headers)?;
+        Ok(who.map(Who))
+    }
+
+    async fn principal(
+        &self,
+        headers: &HeaderMap,
+        standing: &mut Standing,
+    ) -> Result<Option<Arc<Principal>>> {
         let needed = match self.access {
             Access::Public | Access::Signed => return Ok(None),
             Access::Token => None,
@@ -55,6 +76,7 @@ impl Guard {
         let token = bearer(headers)
             .ok_or_else(|| Error::new(Kind::Unauthenticated, "A bearer token is needed."))?;
         let principal = self.tokens.verify(token).await?;
+        self.rates.principal(&principal, standing)?;
         match needed {
             Some(scope) if !principal.scopes.contains(&scope) => Err(Error::new(
                 Kind::Forbidden,
@@ -98,17 +120,25 @@ pub(super) async fn check(
     State(guard): State<Guard>,
     mut request: Request,
     next: Next,
-) -> Result<Response> {
-    let who = guard.principal(request.headers()).await?.map(Who);
-    guard.length(request.headers())?;
-    if let Some(who) = &who {
-        request.extensions_mut().insert(who.clone());
-    }
-    let mut response = next.run(request).await;
-    if let Some(who) = who {
-        response.extensions_mut().insert(who);
-    }
-    Ok(response)
+) -> Response {
+    let mut standing = Standing::default();
+    let address = request.extensions().get::<Address>().copied();
+    let admitted = guard.admit(address, request.headers(), &mut standing).await;
+    let mut response = match admitted {
+        Err(error) => error.into_response(),
+        Ok(who) => {
+            if let Some(who) = &who {
+                request.extensions_mut().insert(who.clone());
+            }
+            let mut response = next.run(request).await;
+            if let Some(who) = who {
+                response.extensions_mut().insert(who);
+            }
+            response
+        }
+    };
+    standing.tell(response.headers_mut());
+    response
 }
 
 /// The token of `Authorization: Bearer …` (RFC 6750, section 2.1).
@@ -128,7 +158,7 @@ pub(super) fn cors(settings: &Cors) -> Option<CorsLayer> {
         .allow_origins
         .iter()
         .filter_map(|origin| origin.as_str().parse().ok());
-    let exposed: [HeaderName; 9] = [
+    let exposed: [HeaderName; 11] = [
         header::ACCEPT_RANGES,
         header::CONTENT_DISPOSITION,
         header::CONTENT_RANGE,
@@ -138,6 +168,8 @@ pub(super) fn cors(settings: &Cors) -> Option<CorsLayer> {
         CONTENT_TYPE,
         digest::REPR_DIGEST,
         REQUEST_ID,
+        RATELIMIT,
+        RATELIMIT_POLICY,
     ];
     Some(
         CorsLayer::new()

@@ -94,7 +94,7 @@ pub(super) async fn create(
     // Those of a query can be refused before the body is read.
     app.domain.import_options(wanted.clone())?;
     let once = once::read(&head, "createImport", &[])?;
-    let source = extract::byte_stream(body, app.config.limits.idle_timeout);
+    let source = extract::byte_stream(body, &app.config.limits);
     let reader = Reader::new(format);
     if dry_run {
         return Ok(Json(tried(&app, reader, source).await?).into_response());

@@ -1,5 +1,6 @@
 //! What every request has, whatever becomes of it: an id, a log line, and problems that name the id.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,6 +21,8 @@ use crate::clock::{Clock, Timestamp};
 use crate::id::EventId;
 use crate::metrics::{self, Active, Metrics};
 
+use super::address::{Address, Proxies};
+use super::extract::Peer;
 use super::guard::Who;
 use super::measure::{self, Measures};
 use super::problem;
@@ -35,6 +38,7 @@ pub(super) struct Observer {
     clock: Clock,
     metrics: Metrics,
     measures: Arc<Measures>,
+    proxies: Arc<Proxies>,
 }
 
 impl Observer {
@@ -44,6 +48,7 @@ impl Observer {
             clock: app.domain.clock.clone(),
             measures: Arc::new(Measures::new(&metrics.http, routes)),
             metrics,
+            proxies: Arc::new(Proxies::new(&app.config)),
         }
     }
 }
@@ -58,6 +63,8 @@ pub(super) async fn observe(
     let route = request.extensions().get::<MatchedPath>().cloned();
     let measures = observer.measures.of(route.as_ref(), request.method());
     let id = request_id(request.headers(), began);
+    let peer = request.extensions().get::<Peer>();
+    let address = peer.map(|peer| observer.proxies.client(peer.0.ip(), request.headers()));
     let span = tracing::info_span!("request", request_id = %id);
     let mut line = Line {
         method: request.method().clone(),
@@ -70,6 +77,7 @@ pub(super) async fn observe(
         status: 0,
         bytes: 0,
         tenant: None,
+        address,
         error: None,
         expected: None,
         ended: false,
@@ -77,6 +85,9 @@ pub(super) async fn observe(
     };
     let head_only = request.method() == Method::HEAD;
     request.extensions_mut().insert(RequestId(id.clone()));
+    if let Some(address) = address {
+        request.extensions_mut().insert(Address(address));
+    }
     let request = request.map(|body| measure::received(body, &line.measures));
 
     let response = next.run(request).instrument(span).await;
@@ -159,6 +170,8 @@ struct Line {
     /// Of the answer's body, as far as it was sent.
     bytes: u64,
     tenant: Option<String>,
+    /// The client's.
+    address: Option<IpAddr>,
     error: Option<String>,
     /// How many there are, where that is known before they are sent.
     expected: Option<u64>,
@@ -179,6 +192,7 @@ impl Drop for Line {
         let error = self.error.as_deref();
         let tenant = self.tenant.as_deref();
         let trace_id = self.trace_id.as_deref();
+        let remote_ip = self.address.map(tracing::field::display);
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -189,6 +203,7 @@ impl Drop for Line {
                     ms,
                     cut_off,
                     tenant,
+                    remote_ip,
                     trace_id,
                     error,
                     "request"

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -104,13 +105,20 @@ impl IntoResponse for Error {
             self.kind(),
             Kind::Unavailable | Kind::StillRunning | Kind::RateLimited
         ) {
+            let wait = self.retry_wait().map_or(5, whole_seconds);
             response
                 .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from_static("5"));
+                .insert(RETRY_AFTER, HeaderValue::from(wait));
         }
         response.extensions_mut().insert(Carried(Arc::new(self)));
         response
     }
+}
+
+/// Rounded up, so that who waits that long has waited long enough; at least 1.
+pub(super) fn whole_seconds(wait: Duration) -> u64 {
+    let more = u64::from(wait.subsec_nanos() > 0);
+    wait.as_secs().saturating_add(more).max(1)
 }
 
 #[derive(Clone)]

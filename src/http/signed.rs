@@ -393,7 +393,7 @@ pub(super) async fn put(
         }
         new.content_type = Some(expected);
     }
-    let mut source = extract::byte_stream(body, app.config.limits.idle_timeout);
+    let mut source = extract::byte_stream(body, &app.config.limits);
     if let Some(most) = grant.max_size {
         if new.size.is_some_and(|size| size > most) {
             return Err(too_large(most));

@@ -21,8 +21,9 @@ use crate::domain::Caller;
 use crate::domain::files::{Content, File, Metadata, NewFile, Precondition};
 use crate::domain::versions::NewContent;
 use crate::error::{Error, Kind, Result};
-use crate::id::FileId;
+use crate::id::{FileId, Tenant};
 use crate::objects::ByteStream;
+use crate::places::Place;
 
 use super::conditional::{self, Outcome, Validators};
 use super::content::content_tag;
@@ -68,8 +69,10 @@ pub(super) async fn upload(
 ) -> Result<Response> {
     let (head, body) = request.into_parts();
     as_it_is(&head.headers)?;
+    let place = place(&app, &caller)?;
     let stored = app.clone();
     let work = async move {
+        let _place = place;
         if extract::is_form(&head.headers) {
             of_form(&stored, &caller, &head, body).await
         } else {
@@ -123,7 +126,7 @@ pub(super) async fn replace(
             Outcome::NotModified | Outcome::PreconditionFailed => Err(precondition_failed()),
         }
     });
-    let source = extract::byte_stream(body, app.config.limits.idle_timeout);
+    let source = extract::byte_stream(body, &app.config.limits);
     replace_content(&app, caller, id, new, source, precondition).await
 }
 
@@ -146,8 +149,10 @@ pub(super) async fn replace_content(
     source: ByteStream,
     precondition: Precondition,
 ) -> Result<Response> {
+    let place = place(app, &caller)?;
     let domain = app.domain.clone();
     let work = async move {
+        let _place = place;
         domain
             .file_replace(&caller, id, new, source, media_type::sniff, precondition)
             .await
@@ -160,6 +165,18 @@ pub(super) async fn replace_content(
         .map_err(Error::internal)??;
     let tag = content_tag(&Content::from(&file));
     Ok(([(ETAG, tag)], Json(types::File::from(file))).into_response())
+}
+
+/// One of the tenant's uploads, for as long as it runs, also when its client is gone.
+fn place(app: &App, caller: &Caller) -> Result<Place<Tenant>> {
+    app.uploads.take(&caller.tenant).ok_or_else(|| {
+        app.domain.metrics.refusals.uploads.inc();
+        let most = app.config.limits.uploads_per_tenant;
+        Error::new(
+            Kind::RateLimited,
+            format!("At most {most} uploads of a tenant run at the same time."),
+        )
+    })
 }
 
 fn as_it_is(headers: &HeaderMap) -> Result<()> {
@@ -201,7 +218,7 @@ async fn of_raw(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result<
     };
     app.domain.file_check(&new)?;
     let once = once::read(head, ROUTE, &[])?;
-    let source = extract::byte_stream(body, app.config.limits.idle_timeout);
+    let source = extract::byte_stream(body, &app.config.limits);
     app.domain
         .file_upload(caller, new, source, media_type::sniff, once)
         .await
@@ -223,7 +240,7 @@ async fn of_form(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result
             "a form has its file's name, metadata, expires_at and sha256 in its part `properties`, not in the query",
         )
     })?;
-    let source = extract::byte_stream(body, app.config.limits.idle_timeout);
+    let source = extract::byte_stream(body, &app.config.limits);
     let Received {
         said,
         properties,

@@ -12,11 +12,37 @@ const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 
 pub struct Http {
     pub connections: Gauge,
+    pub connections_max: Gauge,
     pub active: Gauge,
     requests: Family<Labels<3>, Counter>,
     durations: Family<Labels<2>, Histogram>,
     received: Family<Labels<2>, Counter>,
     sent: Family<Labels<2>, Counter>,
+}
+
+/// What was refused because there was too much of it, by the limit.
+pub struct Refusals {
+    pub address: Counter,
+    pub principal: Counter,
+    pub uploads: Counter,
+    /// These get no answer: they are closed.
+    pub connections: Counter,
+}
+
+impl Refusals {
+    pub(super) fn register(at: &mut Register<'_>) -> Self {
+        let refused: Family<Labels<1>, Counter> = at.add(
+            "box_http_limited",
+            "Requests and connections that were refused by a limit",
+        );
+        let counter = |limit| refused.get_or_create_owned(&[("limit", limit)]);
+        Self {
+            address: counter("address"),
+            principal: counter("principal"),
+            uploads: counter("uploads"),
+            connections: counter("connections"),
+        }
+    }
 }
 
 /// The metrics of the requests of one route.
@@ -33,6 +59,10 @@ impl Http {
     pub(super) fn register(at: &mut Register<'_>) -> Self {
         Self {
             connections: at.add("box_http_connections", "Connections that are open"),
+            connections_max: at.add(
+                "box_http_connections_max",
+                "The most connections that may be open",
+            ),
             active: at.add(
                 "box_http_requests_active",
                 "Requests whose answer has not been sent to its end",

@@ -13,11 +13,16 @@ use crate::harness::origin::{Origin, head};
 use crate::harness::service::{Pair, Service, on_every_pair};
 use crate::imports;
 
+mod watching;
+
+use watching::dashboard_and_alerts_name_what_there_is;
+
 on_every_pair!(
     with [crate::imports::OPEN[0], ("BOX_REAPER__DELAY", "1h")];
     requests_are_counted_by_route,
     what_becomes_of_bytes_and_items_is_counted,
     documentation_and_page_agree,
+    dashboard_and_alerts_name_what_there_is,
 );
 
 /// The samples of a page: name and labels as they stand there, and the value.
@@ -194,6 +199,10 @@ async fn what_becomes_of_bytes_and_items_is_counted(service: &Service) {
     assert!((now - last_run).abs() < 0.01, "{last_run} at {now}");
 }
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 /// By name: the type, and the names of the labels.
 type Described = BTreeMap<String, (String, BTreeSet<String>)>;
 
@@ -243,8 +252,7 @@ fn documented(text: &str) -> Described {
 }
 
 async fn documentation_and_page_agree(service: &Service) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("docs/operations.md")).unwrap();
+    let text = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
     let page = Page::of(service).await;
     let documented = documented(&text);
     assert!(documented.len() > 20, "{documented:?}");

@@ -138,6 +138,14 @@ impl Raw {
         std::mem::take(&mut self.received)
     }
 
+    /// Whether an answer begins before the other side closes.
+    pub async fn is_answered(&mut self) -> bool {
+        matches!(
+            patiently(self.stream.read_buf(&mut self.received)).await,
+            Ok(1..)
+        )
+    }
+
     /// Whether the connection is open and silent now.
     pub fn is_silent(&mut self) -> bool {
         let mut byte = [0];
