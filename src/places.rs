@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
+type Taken<K> = Arc<Mutex<HashMap<K, u32>>>;
+
 /// Cheap to clone; clones count together.
 #[derive(Debug)]
 pub struct Places<K: Eq + Hash> {
-    taken: Arc<Mutex<HashMap<K, u32>>>,
+    taken: Taken<K>,
     /// For each key; 0: any number.
     most: u32,
 }
@@ -16,7 +18,7 @@ pub struct Places<K: Eq + Hash> {
 /// One place, for as long as it lives. None in it where places are not counted.
 #[derive(Debug)]
 #[must_use = "the place is given back when this is dropped"]
-pub struct Place<K: Eq + Hash>(Option<(Arc<Mutex<HashMap<K, u32>>>, K)>);
+pub struct Place<K: Eq + Hash>(Option<(Taken<K>, K)>);
 
 impl<K: Eq + Hash> Clone for Places<K> {
     fn clone(&self) -> Self {

@@ -1,5 +1,6 @@
 //! What stands before a route's handler: how often its address asks (429), token (401), how often
-//! its principal asks (429), scope (403), declared length (413), in this order and before a byte of the body is read.
+//! its principal asks (429), scope (403), declared length (413), in this order and before a byte of
+//! the body is read.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -37,8 +37,11 @@ fn expressions(document: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// The service's metrics in an expression, each with its matchers: label, and the values that it may have.
-fn selected(expression: &str) -> Vec<(String, Vec<(String, Vec<String>)>)> {
+/// A label, and the values that it may have.
+type Matcher = (String, Vec<String>);
+
+/// The service's metrics in an expression, each with its matchers.
+fn selected(expression: &str) -> Vec<(String, Vec<Matcher>)> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut found = Vec::new();
     let mut rest = expression;
