@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::{Config, SigningSecrets};
 use crate::domain::health::Health;
 use crate::domain::imports::Ends;
-use crate::domain::{Ahead, Domain, Rules};
+use crate::domain::{Ahead, Domain, Links, Rules};
 use crate::error::Result;
 use crate::faults::Faults;
 use crate::fetch::Fetcher;
@@ -107,6 +107,7 @@ pub async fn open_domain_with(
             quota: config.quota.clone(),
             archive: config.archive.clone(),
             imports: config.imports.clone(),
+            links: config.links.clone(),
             fetch_timeout: config.fetch.timeout,
             trash_keep: config.trash.keep,
             versions_keep: config.versions.keep,
@@ -121,6 +122,7 @@ pub async fn open_domain_with(
         older: Arc::default(),
         ahead: Ahead::default(),
         archives: Default::default(),
+        links: Links::default(),
         metrics,
     };
     domain

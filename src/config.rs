@@ -24,6 +24,7 @@ mod imports;
 mod layers;
 mod leaf;
 mod limits;
+mod links;
 mod quota;
 mod rate;
 mod secret;
@@ -44,6 +45,7 @@ pub use fetch::Fetch;
 pub use imports::Imports;
 pub use layers::{Overrides, Sources};
 pub use limits::{ContentTypePattern, Limits};
+pub use links::{HostPattern, Links};
 pub use quota::{Quota, TenantQuota};
 pub use rate::{Rate, RateLimits};
 pub use secret::{MASK, Secret, SigningSecrets};
@@ -89,6 +91,7 @@ pub struct Config {
     pub versions: Versions,
     pub archive: Archive,
     pub imports: Imports,
+    pub links: Links,
     pub fetch: Fetch,
     pub cors: Cors,
     pub urls: Urls,
@@ -116,6 +119,7 @@ impl Default for Config {
             versions: Versions::default(),
             archive: Archive::default(),
             imports: Imports::default(),
+            links: Links::default(),
             fetch: Fetch::default(),
             cors: Cors::default(),
             urls: Urls::default(),

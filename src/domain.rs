@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
 use crate::clock::Clock;
-use crate::config::{Archive, Imports, Limits, Quota};
+use crate::config::{self, Archive, Imports, Limits, Quota};
 use crate::fetch::Fetcher;
 use crate::id::Tenant;
 use crate::metadata::Metadata;
@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::objects::Objects;
 
 pub use ahead::Ahead;
+pub use links::Links;
 
 mod ahead;
 pub mod archives;
@@ -26,6 +27,7 @@ pub mod files;
 pub mod fsck;
 pub mod health;
 pub mod imports;
+pub mod links;
 pub mod once;
 pub mod properties;
 pub mod quota;
@@ -46,6 +48,7 @@ pub struct Rules {
     pub quota: Quota,
     pub archive: Archive,
     pub imports: Imports,
+    pub links: config::Links,
     /// How long one attempt at a URL may take.
     pub fetch_timeout: Duration,
     /// How many earlier contents of a file are kept, and for how long after they were replaced.
@@ -79,6 +82,7 @@ pub struct Domain {
     pub ahead: Ahead,
     /// Archives that are being sent.
     pub archives: archives::Sending,
+    pub links: Links,
     pub metrics: Metrics,
 }
 

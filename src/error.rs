@@ -28,6 +28,7 @@ pub enum Kind {
     RangeNotSatisfiable,
     InvalidRequest,
     ChecksumMismatch,
+    PasswordRequired,
     /// More than the caller may ask for now, or at the same time.
     RateLimited,
     Internal,

@@ -17,11 +17,13 @@ use prometheus_client::registry::{Metric, Registry};
 mod histogram;
 mod http;
 mod imports;
+mod links;
 mod store;
 
 pub use histogram::Histogram;
 pub use http::{Http, Refusals, Route};
 pub use imports::Imports;
+pub use links::Links;
 pub use store::{Call, Operation, Outcome, Store};
 
 /// The media type of [`Metrics::page`].
@@ -44,6 +46,7 @@ pub struct All {
     pub refusals: Refusals,
     pub store: Store,
     pub imports: Imports,
+    pub links: Links,
     pub uploads: Uploads,
     pub reaper: Reaper,
     database: Database,
@@ -130,6 +133,7 @@ impl Default for Metrics {
             refusals: Refusals::register(&mut at),
             store: Store::register(&mut at),
             imports: Imports::register(&mut at),
+            links: Links::register(&mut at),
             uploads: Uploads::register(&mut at),
             reaper: Reaper::register(&mut at),
             database: Database::register(&mut at),

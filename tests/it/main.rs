@@ -15,6 +15,7 @@ mod identity;
 mod imports;
 mod layers;
 mod limits;
+mod links;
 mod metadata_conformance;
 mod metrics;
 mod objects_conformance;
