@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
+mod archive;
 mod audit;
 mod auth;
 mod cors;
@@ -38,6 +39,7 @@ mod urls;
 
 use leaf::{Leaf, unlike};
 
+pub use archive::Archive;
 pub use audit::Audit;
 pub use auth::{Auth, Issuer, JwksUrl, Tenants};
 pub use cors::{Cors, Origin};
@@ -91,6 +93,7 @@ pub struct Config {
     pub quota: Quota,
     pub trash: Trash,
     pub versions: Versions,
+    pub archive: Archive,
     pub imports: Imports,
     pub links: Links,
     pub fetch: Fetch,
@@ -119,6 +122,7 @@ impl Default for Config {
             quota: Quota::default(),
             trash: Trash::default(),
             versions: Versions::default(),
+            archive: Archive::default(),
             imports: Imports::default(),
             links: Links::default(),
             fetch: Fetch::default(),
@@ -254,6 +258,7 @@ impl Config {
             self.store.check(),
             self.auth.check(&self.environment),
             self.limits.check(),
+            self.archive.check(),
             self.rate.check(),
             self.imports.check(),
             self.fetch.check(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
 use crate::clock::Clock;
-use crate::config::{self, Imports, Limits, Quota};
+use crate::config::{self, Archive, Imports, Limits, Quota};
 use crate::fetch::Fetcher;
 use crate::id::{ClaimId, Tenant};
 use crate::metadata::Metadata;
@@ -19,6 +19,7 @@ pub use ahead::Ahead;
 pub use links::Links;
 
 mod ahead;
+pub mod archives;
 pub mod audit;
 pub mod changes;
 mod content;
@@ -46,6 +47,7 @@ pub struct Rules {
     pub request_horizon: Duration,
     /// What each tenant may keep.
     pub quota: Quota,
+    pub archive: Archive,
     pub imports: Imports,
     pub links: config::Links,
     /// How long one attempt at a URL may take.
@@ -83,6 +85,8 @@ pub struct Domain {
     /// Whether the database was found to be older than the store.
     pub older: Arc<AtomicBool>,
     pub ahead: Ahead,
+    /// Archives that are being sent.
+    pub archives: archives::Sending,
     pub links: Links,
     /// Of this process, in the leases that it takes.
     pub process: ClaimId,

@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::auth::Scope;
 
 mod address;
+mod archives;
 mod audit;
 pub mod conditional;
 mod content;
@@ -66,6 +67,8 @@ pub enum Takes {
     File,
     /// A small JSON document.
     Json,
+    /// A JSON document with as many ids as an archive may have.
+    Ids,
     /// Any number of items, one after the other.
     Items,
 }
@@ -86,11 +89,12 @@ pub fn routes() -> Vec<Route> {
     use Scope::{
         Admin, AuditRead, FilesDelete, FilesRead, FilesWrite, ImportsRead, ImportsWrite, LinksRead, LinksWrite,
     };
-    use Takes::{File, Items, Json, Nothing};
+    use Takes::{File, Ids, Items, Json, Nothing};
     vec![
         route("uploadFile",             Method::POST,   "/v1/files",                                   Needs(FilesWrite),  File,    post(upload::upload)),
         route("listFiles",              Method::GET,    "/v1/files",                                   Needs(FilesRead),   Nothing, get(list::list)),
         route("batchDeleteFiles",       Method::POST,   "/v1/files/batch-delete",                      Needs(FilesDelete), Json,    post(files::batch_delete)),
+        route("archiveFiles",           Method::POST,   "/v1/files/archive",                           Needs(FilesRead),   Ids,     post(archives::create)),
         route("getFile",                Method::GET,    "/v1/files/{id}",                              Needs(FilesRead),   Nothing, get(files::get)),
         route("updateFile",             Method::PATCH,  "/v1/files/{id}",                              Needs(FilesWrite),  Json,    patch(files::patch)),
         route("deleteFile",             Method::DELETE, "/v1/files/{id}",                              Needs(FilesDelete), Nothing, delete(files::delete)),

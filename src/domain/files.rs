@@ -334,14 +334,21 @@ impl Domain {
     /// # Errors
     /// `NotFound` when it was removed meanwhile; `Internal` when its row is there without its bytes.
     pub async fn content_read(&self, content: &Content, range: Range<u64>) -> Result<ByteStream> {
-        let key = self
-            .objects
-            .root()
-            .object(&content.tenant, content.object_id);
+        self.object_read(&content.tenant, content.object_id, range)
+            .await
+    }
+
+    pub(super) async fn object_read(
+        &self,
+        tenant: &Tenant,
+        id: ObjectId,
+        range: Range<u64>,
+    ) -> Result<ByteStream> {
+        let key = self.objects.root().object(tenant, id);
         match self.objects.read(&key, range).await {
             Err(error) if error.kind() == Kind::NotFound => {
                 let mut reader = self.metadata.reader().await?;
-                let object = reader.conn().object_get(content.object_id).await?;
+                let object = reader.conn().object_get(id).await?;
                 if object.is_some_and(|object| object.state == State::Live) {
                     Err(Error::internal(format!("the bytes at {key} are gone")))
                 } else {

@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, audit, content, files, health, imports, links, list, me, metrics, problem,
-    routes, signed, upload, usage, versions,
+    Access, Takes, archives, audit, content, files, health, imports, links, list, me, metrics,
+    problem, routes, signed, upload, usage, versions,
 };
 
 #[derive(OpenApi)]
@@ -29,6 +29,7 @@ use super::{
         upload::upload,
         list::list,
         files::batch_delete,
+        archives::create,
         files::get,
         files::patch,
         files::delete,
@@ -133,7 +134,6 @@ pub fn document() -> Document {
         }
         if route.path.starts_with("/l/") {
             kinds.extend([Kind::PasswordRequired, Kind::NotFound, Kind::Gone]);
-            kinds.push(Kind::RateLimited);
             if route.method != Method::POST {
                 kinds.extend([Kind::PreconditionFailed, Kind::RangeNotSatisfiable]);
             }
@@ -157,9 +157,11 @@ pub fn document() -> Document {
             | "createLink" | "unlockLink" => {
                 kinds.push(Kind::Conflict);
             }
+            // A content that went meanwhile; no secret to sign with.
+            "archiveFiles" => kinds.extend([Kind::NotFound, Kind::Conflict]),
             _ => {}
         }
-        if route.takes == Takes::Json {
+        if matches!(route.takes, Takes::Json | Takes::Ids) {
             kinds.extend([
                 Kind::MalformedJson,
                 Kind::RequestTimeout,

@@ -176,6 +176,11 @@ impl Query {
         }
     }
 
+    /// For what stands elsewhere and is read alike.
+    pub(super) fn set(&mut self, name: &str, value: String) {
+        self.0.insert(name.to_owned(), value);
+    }
+
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)
     }
@@ -272,6 +277,17 @@ pub(super) async fn json_bytes(
     body: Body,
     allowed: &[&str],
 ) -> Result<Vec<u8>> {
+    json_bytes_upto(app, headers, body, allowed, JSON_BODY).await
+}
+
+/// The same of a body that may have `most` bytes.
+pub(super) async fn json_bytes_upto(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+    allowed: &[&str],
+    most: u64,
+) -> Result<Vec<u8>> {
     if let Some(content_type) = headers.get(CONTENT_TYPE) {
         let content_type = content_type.to_str().unwrap_or_default();
         if !allowed
@@ -288,17 +304,17 @@ pub(super) async fn json_bytes(
     let mut bytes = Vec::new();
     while let Some(chunk) = source.next().await {
         bytes.extend_from_slice(&chunk?);
-        if bytes.len() as u64 > JSON_BODY {
-            return Err(json_too_large());
+        if bytes.len() as u64 > most {
+            return Err(json_too_large(most));
         }
     }
     Ok(bytes)
 }
 
-pub(super) fn json_too_large() -> Error {
+pub(super) fn json_too_large(most: u64) -> Error {
     Error::new(
         Kind::PayloadTooLarge,
-        format!("The body may have at most {JSON_BODY} bytes."),
+        format!("The body may have at most {most} bytes."),
     )
 }
 

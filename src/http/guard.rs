@@ -25,7 +25,7 @@ use super::extract::Remote;
 use super::observe::REQUEST_ID;
 use super::rate::{Class, RATELIMIT, RATELIMIT_POLICY, Standing};
 use super::upload::FORM_OVERHEAD;
-use super::{Access as Allowed, Takes, digest, extract};
+use super::{Access as Allowed, Takes, archives, digest, extract};
 
 /// Who was let in.
 #[derive(Clone)]
@@ -40,6 +40,8 @@ pub(super) struct Guard {
     rates: Class,
     /// Of a file, in bytes.
     most: u64,
+    /// Of a list of ids, in bytes.
+    most_ids: u64,
 }
 
 impl Guard {
@@ -51,6 +53,7 @@ impl Guard {
             access,
             takes,
             most: app.config.limits.max_file_size.bytes(),
+            most_ids: archives::most_of_body(app),
         }
     }
 
@@ -105,8 +108,16 @@ impl Guard {
         let most = match self.takes {
             // Items are counted, and bounded one by one.
             Takes::Nothing | Takes::Items => return Ok(()),
-            Takes::Json if length > extract::JSON_BODY => return Err(extract::json_too_large()),
-            Takes::Json => return Ok(()),
+            Takes::Json | Takes::Ids => {
+                let most = match self.takes {
+                    Takes::Ids => self.most_ids,
+                    _ => extract::JSON_BODY,
+                };
+                if length > most {
+                    return Err(extract::json_too_large(most));
+                }
+                return Ok(());
+            }
             Takes::File if extract::is_form(headers) => self.most.saturating_add(FORM_OVERHEAD),
             Takes::File => self.most,
         };

@@ -201,7 +201,7 @@ pub(super) fn limit(query: &mut Query) -> Result<u32> {
 ///
 /// # Errors
 /// 422 for a filter that nothing could match by mistake.
-fn filter(query: &mut Query, tenant: Tenant, now: Timestamp) -> Result<Filter> {
+pub(super) fn filter(query: &mut Query, tenant: Tenant, now: Timestamp) -> Result<Filter> {
     let text = |query: &mut Query, name: &str| {
         let text = query.take(name);
         match text.as_deref().and_then(text_fault) {

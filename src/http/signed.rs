@@ -30,7 +30,7 @@ use super::content::{self, Asked};
 use super::disposition::Disposition;
 use super::extract::{self, Acting, PathId, Query, Remote};
 use super::guard::{Who, lacks};
-use super::{media_type, types, upload};
+use super::{archives, media_type, types, upload};
 
 /// The longest life of a URL, and of one of the store's own, which nothing can end earlier.
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
@@ -220,7 +220,7 @@ fn checked(new: &NewSignedUrl) -> Result<(Duration, Option<String>)> {
     ))
 }
 
-fn token(app: &App, grant: &Grant) -> Result<String> {
+pub(super) fn token(app: &App, grant: &impl Serialize) -> Result<String> {
     let seal = app.seal.as_ref().ok_or_else(|| {
         Error::new(
             Kind::Conflict,
@@ -273,8 +273,7 @@ fn granted(
         _ => None,
     };
     let now = app.domain.clock.now().as_micros();
-    let refused = || Error::new(Kind::Forbidden, "The URL is not valid, or not any more.");
-    let grant = grant.ok_or_else(refused)?;
+    let grant = grant.ok_or_else(not_valid)?;
     let caller = remote.caller(grant.tenant.clone(), grant.subject.clone());
     let granted = grant.method.is(method) && grant.expires_at > now;
     let access = if granted {
@@ -288,8 +287,12 @@ fn granted(
     if granted {
         Ok((grant, caller))
     } else {
-        Err(refused())
+        Err(not_valid())
     }
+}
+
+pub(super) fn not_valid() -> Error {
+    Error::new(Kind::Forbidden, "The URL is not valid, or not any more.")
 }
 
 /// Fetch what a signed URL is for
@@ -345,6 +348,11 @@ async fn answer(
     headers: HeaderMap,
     method: Method,
 ) -> Result<Response> {
+    if method == Method::GET
+        && let Some(grant) = archives::granted(&app, &params)
+    {
+        return archives::send_granted(&app, grant, remote, &uri).await;
+    }
     let (grant, _) = granted(&app, &params, &method, remote)?;
     Query::read(&uri, &[])?;
     let found = match grant.version {

@@ -137,6 +137,40 @@ impl Conn<'_> {
         row.map(File::try_from).transpose()
     }
 
+    /// Those of `ids` that are there, in no promised order.
+    pub async fn file_get_many(&mut self, tenant: &Tenant, ids: &[FileId]) -> Result<Vec<File>> {
+        macro_rules! select {
+            ($ids:literal) => {
+                concat!(
+                    "SELECT ",
+                    columns!(),
+                    " FROM files WHERE tenant = $1 AND id ",
+                    $ids
+                )
+            };
+        }
+        let ids = ids.iter().map(FileId::as_uuid);
+        let rows: Vec<Row> = match self {
+            Self::Postgres(c, patience) => {
+                let ids: Vec<uuid::Uuid> = ids.copied().collect();
+                let rows = sqlx::query_as(select!("= ANY($2)"))
+                    .bind(tenant)
+                    .bind(ids)
+                    .fetch_all(&mut **c);
+                in_time(*patience, rows.err_into()).await?
+            }
+            Self::Sqlite(c) => {
+                let ids: Vec<String> = ids.map(|id| id.simple().to_string()).collect();
+                sqlx::query_as(select!("IN (SELECT unhex(value) FROM json_each($2))"))
+                    .bind(tenant)
+                    .bind(Json(ids))
+                    .fetch_all(c.ready().await?)
+                    .await?
+            }
+        };
+        rows.into_iter().map(File::try_from).collect()
+    }
+
     /// The file, kept from changing until the transaction ends.
     pub async fn file_lock(&mut self, tenant: &Tenant, id: FileId) -> Result<Option<File>> {
         let row: Option<Row> = match self {

@@ -80,6 +80,7 @@ async fn call(client: &Client, route: &Route, id: &str) -> Answer {
             .header("content-type", "application/x-www-form-urlencoded")
             .body("password=x"),
         (Takes::Json, _) => request.json(&json!({})),
+        (Takes::Ids, _) => request.json(&json!({"ids": [id]})),
         (Takes::Items, _) => request.json(&json!({"items": [{"url": "ftp://example.com/"}]})),
     };
     send(request).await
@@ -143,6 +144,8 @@ enum Foreign {
     NotFound,
     /// The same, for each of several.
     NotFoundWithin,
+    /// 422, exactly as for an id that never was.
+    Invalid,
     /// Its own things only.
     Own,
     /// What is nobody's: numbers of the whole service.
@@ -172,6 +175,7 @@ fn foreign(operation: &str) -> Foreign {
         | "updateLink"
         | "deleteLink" => Foreign::NotFound,
         "batchDeleteFiles" => Foreign::NotFoundWithin,
+        "archiveFiles" => Foreign::Invalid,
         "uploadFile" | "listFiles" | "createImport" | "listImports" | "createLink"
         | "createLinks" | "listLinks" | "listAuditEvents" | "getUsage" | "getMe" => Foreign::Own,
         "getMetrics" => Foreign::Numbers,
@@ -192,8 +196,9 @@ async fn no_route_shows_another_tenants_things(service: &Service) {
         let answer = call(&other, &route, things.id(&route)).await;
         assert!(!answer.text().contains("secret"), "{}", answer.text());
         match foreign(route.operation.unwrap()) {
-            Foreign::NotFound => {
-                assert_eq!(answer.status, 404, "{} {}", route.method, route.path);
+            kind @ (Foreign::NotFound | Foreign::Invalid) => {
+                let status = if kind == Foreign::Invalid { 422 } else { 404 };
+                assert_eq!(answer.status, status, "{} {}", route.method, route.path);
                 let absent = call(&other, &route, never).await;
                 assert_eq!(without_request(&answer), without_request(&absent));
                 // Nor is there another answer for what is no id at all.

@@ -1,5 +1,6 @@
 mod access;
 mod ahead;
+mod archives;
 mod audit;
 mod changes;
 mod commands;

@@ -153,7 +153,8 @@ impl Domain {
                     "Too many wrong passwords: try again in {} seconds.",
                     wait.as_secs().max(1)
                 ),
-            ));
+            )
+            .retry_after(wait));
         }
         // What is too long is none that could have been set.
         let verified = if password.len() > super::PASSWORD_BYTES {

@@ -63,7 +63,7 @@ pub(in crate::http) async fn create(
     if extract::content_length(&head.headers).is_some_and(|length| length > BODY as u64) {
         return Err(too_large());
     }
-    let mut source = extract::byte_stream(body, app.config.limits.idle_timeout);
+    let mut source = extract::byte_stream(body, &app.config.limits);
     let mut bytes = Vec::new();
     while let Some(chunk) = source.next().await {
         bytes.extend_from_slice(&chunk?);

@@ -241,7 +241,7 @@ async fn unlocked(app: &App, slug: &str, request: Request) -> Result<Response> {
         ));
     }
     let (head, body) = request.into_parts();
-    let mut source = extract::byte_stream(body, app.config.limits.idle_timeout);
+    let mut source = extract::byte_stream(body, &app.config.limits);
     let mut bytes = Vec::new();
     while let Some(chunk) = source.next().await {
         bytes.extend_from_slice(&chunk?);

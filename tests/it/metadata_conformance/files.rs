@@ -11,6 +11,7 @@ conformance!(
     a_file_is_read_as_it_was_inserted,
     a_file_is_inserted_once_and_over_an_object,
     a_file_belongs_to_its_tenant,
+    many_files_are_read_at_once,
     a_locked_file_waits_for_nobody_else,
     a_file_is_updated_as_a_whole,
     a_file_is_deleted_once,
@@ -83,6 +84,29 @@ async fn a_file_belongs_to_its_tenant(fixture: Fixture) {
         assert_eq!(deleted.await.unwrap_err().kind(), ErrorKind::Internal);
     }
     assert_eq!(fixture.get(file.id).await.unwrap(), file);
+}
+
+async fn many_files_are_read_at_once(fixture: Fixture) {
+    let object = fixture.live().await;
+    let mut strange = fixture.file(4, object);
+    strange.tenant = tenant("other");
+    let mut trashed = fixture.file(2, object);
+    trashed.trashed_at = Some(at(30));
+    let all = [fixture.file(1, object), trashed, fixture.file(3, object)];
+    fixture.insert_all(&all).await;
+    fixture.insert(&strange).await;
+    let many = async |ids: &[u128]| {
+        let ids: Vec<FileId> = ids.iter().map(|number| file_id(*number)).collect();
+        let mut reader = fixture.reader().await;
+        let mut conn = reader.conn();
+        let mut files = conn.file_get_many(&fixture.tenant, &ids).await.unwrap();
+        files.sort_by_key(|file| file.id);
+        files
+    };
+    assert_eq!(many(&[3, 1, 4, 2, 9]).await, all);
+    assert_eq!(many(&[2]).await, all[1..2]);
+    assert_eq!(many(&[4]).await, []);
+    assert_eq!(many(&[]).await, []);
 }
 
 async fn a_locked_file_waits_for_nobody_else(fixture: Fixture) {
