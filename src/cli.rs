@@ -23,9 +23,12 @@ mod serve;
 
 type Failure = Box<dyn std::error::Error>;
 
+/// With commit and day where the build knew them: `build.rs`.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("BOX_BUILD"));
+
 /// A file service between your applications and your bucket.
 #[derive(Parser)]
-#[command(name = "box", version, arg_required_else_help = true)]
+#[command(name = "box", version = VERSION, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     sources: SourceArgs,
