@@ -44,7 +44,3 @@ openapi:
 # Versions, changelog, checks, commit and tag of a release, as 1.2.3; pushing the tag publishes it
 release version:
     scripts/release {{ version }}
-
-# The image from the static binary, started beside PostgreSQL and S3
-image-test:
-    scripts/with-servers scripts/image-test

@@ -704,6 +704,18 @@ fn fsck_says_in_its_status_and_in_json_what_it_found() {
 }
 
 #[test]
+fn the_version_is_the_packages() {
+    let place = Place::new();
+    let told = place.run(&["--version"]);
+    assert_eq!(told.status, Some(0));
+    // Behind it may stand commit and day, as of the build: scripts/image-test reads them.
+    let version = told.out.trim_end().strip_prefix("box ").unwrap();
+    let (version, build) = version.split_once(' ').unwrap_or((version, "()"));
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+    assert!(build.starts_with('(') && build.ends_with(')'), "{build}");
+}
+
+#[test]
 fn openapi_prints_the_document() {
     let place = Place::new();
     let text = place.run(&["openapi"]).succeeded();
