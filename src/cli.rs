@@ -17,6 +17,7 @@ use crate::id::Tenant;
 use crate::telemetry;
 
 mod data_dir;
+mod doctor;
 mod fsck;
 mod health;
 mod serve;
@@ -63,6 +64,12 @@ enum Command {
     Migrate,
     /// Check that the database and the store agree: exit status 0 when they do, 1 when not
     Fsck(FsckArgs),
+    /// Try all that the service needs, and say what is wrong: exit status 0 when nothing is, 1 when something is
+    Doctor {
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the OpenAPI document
     Openapi,
     /// Ask the service on this machine whether it is ready: exit status 0 when it is, 1 when not
@@ -175,6 +182,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
             init_log(&loaded.config)?;
             run_async(fsck::check(loaded.config, args))
         }
+        Command::Doctor { json } => run_async(doctor::examine(loaded.config, json)),
         Command::Openapi => Ok(ExitCode::SUCCESS),
     }
 }

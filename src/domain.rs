@@ -21,6 +21,7 @@ mod ahead;
 pub mod changes;
 mod content;
 pub mod deployment;
+pub mod doctor;
 pub mod files;
 pub mod fsck;
 pub mod health;

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = ROOT / "deploy" / "kubernetes"
 KUBERNETES = "1.30"
 """The oldest that is supported: preStop.sleep is on by default from here on."""
-IMAGE = "ghcr.io/box-service/box:latest"
+IMAGE = "ghcr.io/box-service/box-service:latest"
 
 problems: list[str] = []
 

@@ -16,6 +16,8 @@ use crate::harness::connection::until;
 use crate::harness::database::{Database, Kind};
 use crate::harness::service::s3_variables;
 
+mod doctor;
+
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// A directory to work in, whose name no shell takes as it is.

@@ -7,6 +7,7 @@
 
 mod changes;
 mod deeds;
+mod doctor;
 mod generation;
 mod imports;
 mod late;
