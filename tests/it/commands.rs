@@ -710,7 +710,7 @@ fn the_version_is_the_packages() {
     let place = Place::new();
     let told = place.run(&["--version"]);
     assert_eq!(told.status, Some(0));
-    // Behind it may stand commit and day, as of the build: scripts/image-test reads them.
+    // Behind it may stand commit and day, as of the build.
     let version = told.out.trim_end().strip_prefix("box ").unwrap();
     let (version, build) = version.split_once(' ').unwrap_or((version, "()"));
     assert_eq!(version, env!("CARGO_PKG_VERSION"));
