@@ -40,3 +40,7 @@ servers:
 openapi:
     cargo run --locked --quiet -- openapi > target/openapi.json
     mv target/openapi.json openapi.json
+
+# Versions, changelog, checks, commit and tag of a release, as 1.2.3; pushing the tag publishes it
+release version:
+    scripts/release {{ version }}

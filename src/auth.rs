@@ -137,6 +137,15 @@ impl Tokens {
         })
     }
 
+    /// Whether each issuer's keys can be had, by its name.
+    pub async fn ask_issuers(&self) -> Vec<(&str, Result<()>)> {
+        let mut asked = Vec::new();
+        for issuer in &self.issuers {
+            asked.push((issuer.name(), issuer.generation().await.map(drop)));
+        }
+        asked
+    }
+
     /// # Errors
     /// `Internal` where there is no secret to sign with.
     pub fn issue(

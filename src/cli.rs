@@ -20,15 +20,19 @@ use crate::telemetry;
 mod audit;
 mod config;
 mod data_dir;
+mod doctor;
 mod fsck;
 mod health;
 mod serve;
 
 type Failure = Box<dyn std::error::Error>;
 
+/// With commit and day where the build knew them: `build.rs`.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("BOX_BUILD"));
+
 /// A file service between your applications and your bucket.
 #[derive(Parser)]
-#[command(name = "box", version, arg_required_else_help = true)]
+#[command(name = "box", version = VERSION, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     sources: SourceArgs,
@@ -67,6 +71,12 @@ enum Command {
     Audit {
         #[command(subcommand)]
         command: AuditCommand,
+    },
+    /// Try all that the service needs, and say what is wrong: exit status 0 when nothing is, 1 when something is
+    Doctor {
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Print the OpenAPI document
     Openapi,
@@ -230,6 +240,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
             init_log(&loaded.config)?;
             run_async(audit::verify(loaded.config, args))
         }
+        Command::Doctor { json } => run_async(doctor::examine(loaded.config, json)),
         // Done above.
         Command::Openapi | Command::Config { .. } => Ok(ExitCode::SUCCESS),
     }

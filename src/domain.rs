@@ -24,6 +24,7 @@ pub mod audit;
 pub mod changes;
 mod content;
 pub mod deployment;
+pub mod doctor;
 pub mod files;
 pub mod fsck;
 pub mod health;

@@ -271,6 +271,18 @@ impl Objects {
         }
     }
 
+    /// Whether the store refuses to write over what is at a key, where it is told not to; None where that
+    /// is not the store's to do.
+    pub async fn refuses_second(&self, key: &ObjectKey) -> Result<Option<bool>> {
+        match &self.backend {
+            Backend::Local(_) => Ok(None),
+            Backend::S3(s3) => {
+                let written = s3.marker_write(key.path(), None, Bytes::new()).await?;
+                Ok(Some(!written))
+            }
+        }
+    }
+
     pub async fn marker_get(&self) -> Result<Option<Marked>> {
         let path = self.root.marker();
         match &self.backend {

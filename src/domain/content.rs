@@ -69,7 +69,7 @@ pub(super) struct Written {
 }
 
 /// Renews the lease of an object for as long as it lives.
-struct Keeper(tokio::task::JoinHandle<()>);
+pub(super) struct Keeper(tokio::task::JoinHandle<()>);
 
 impl Drop for Keeper {
     fn drop(&mut self) {
@@ -262,7 +262,7 @@ impl Domain {
         lease_until.plus(self.rules.request_horizon)
     }
 
-    fn keep(&self, id: ObjectId, lease: Lease) -> Keeper {
+    pub(super) fn keep(&self, id: ObjectId, lease: Lease) -> Keeper {
         let domain = self.clone();
         Keeper(tokio::spawn(async move {
             loop {

@@ -16,6 +16,8 @@ use crate::harness::connection::until;
 use crate::harness::database::{Database, Kind};
 use crate::harness::service::s3_variables;
 
+mod doctor;
+
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// A directory to work in, whose name no shell takes as it is.
@@ -701,6 +703,18 @@ fn fsck_says_in_its_status_and_in_json_what_it_found() {
     assert!(!matches!(failed.status, Some(0 | 1 | 101)), "{failed:?}");
     let said = failed.refused(&["127.0.0.1"]);
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let place = Place::new();
+    let told = place.run(&["--version"]);
+    assert_eq!(told.status, Some(0));
+    // Behind it may stand commit and day, as of the build.
+    let version = told.out.trim_end().strip_prefix("box ").unwrap();
+    let (version, build) = version.split_once(' ').unwrap_or((version, "()"));
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+    assert!(build.starts_with('(') && build.ends_with(')'), "{build}");
 }
 
 #[test]

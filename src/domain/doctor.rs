@@ -1,0 +1,139 @@
+//! What `box doctor` tries on the store, under the one rule: the row before the bytes, and nothing is left.
+
+use bytes::Bytes;
+use futures::{FutureExt, TryStreamExt};
+
+use crate::error::{Error, Result};
+use crate::id::{ObjectId, Tenant};
+use crate::metadata::objects::{FIRST_EPOCH, Intent};
+use crate::metadata::usage::Amount;
+use crate::objects::Lease;
+use crate::objects::keys::ObjectKey;
+
+use super::Domain;
+use super::content::Keeper;
+
+/// An object that no file refers to, or will. Who lets go of it without [`Domain::probe_end`] leaves what a crash of
+/// an upload leaves: a row whose lease runs out.
+pub struct Probe {
+    id: ObjectId,
+    key: ObjectKey,
+    content: Bytes,
+    /// Whether every call to the store has ended with a known answer.
+    settled: bool,
+    _keeper: Keeper,
+}
+
+impl Domain {
+    /// Writes `content` as an upload of that length is written.
+    pub async fn probe_write(&self, content: Bytes) -> Result<Probe> {
+        let now = self.clock.now();
+        let lease_until = now.plus(self.rules.lease);
+        let intent = Intent {
+            id: ObjectId::new(now),
+            tenant: Tenant::unknown(),
+            lease_until,
+            quiet_at: self.quiet_at(lease_until),
+            now,
+            reserved: Amount::default(),
+        };
+        let id = intent.id;
+        let key = self.objects.root().object(&intent.tenant, id);
+        self.metadata
+            .write(intent, |tx, intent| {
+                async move { tx.object_intend(intent).await }.boxed()
+            })
+            .await?;
+        let lease = Lease::new(lease_until, self.clock.clone());
+        let keeper = self.keep(id, lease.clone());
+        let size = u64::try_from(content.len()).ok();
+        let mut writer = self.objects.write(&key, FIRST_EPOCH, size, lease);
+        let outcome = writer.finish_with(vec![content.clone()]).await;
+        if outcome.is_err() {
+            writer.abort().await;
+        }
+        let probe = Probe {
+            id,
+            key,
+            content,
+            settled: writer.settled(),
+            _keeper: keeper,
+        };
+        match outcome {
+            Ok(()) => Ok(probe),
+            Err(error) => {
+                if let Err(error) = self.probe_end(probe).await {
+                    tracing::debug!(%error, "what was tried is left to the reaper");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether all of it comes back.
+    ///
+    /// # Errors
+    /// Other bytes, or fewer, are `Internal`.
+    pub async fn probe_read(&self, probe: &Probe) -> Result<()> {
+        let size = u64::try_from(probe.content.len()).map_err(Error::internal)?;
+        let found = self.objects.head(&probe.key).await?;
+        if found.is_none_or(|found| found.size != size) {
+            return Err(Error::internal("the store gives it another length"));
+        }
+        let stream = self.objects.read(&probe.key, 0..size).await?;
+        let read: Vec<Bytes> = stream.try_collect().await?;
+        if read.concat() != probe.content {
+            return Err(Error::internal("other bytes came back than were written"));
+        }
+        Ok(())
+    }
+
+    /// Whether the store refuses to write over it where it is told not to. Where it does not, the bytes are
+    /// others from here on. None where no condition is the store's to keep.
+    pub async fn probe_again(&self, probe: &mut Probe) -> Result<Option<bool>> {
+        let refused = self.objects.refuses_second(&probe.key).await;
+        // Without an answer it may be written yet.
+        probe.settled &= refused.is_ok();
+        refused
+    }
+
+    /// A URL by which the store itself gives it out; None where the store has none.
+    pub async fn probe_url(&self, probe: &Probe) -> Result<Option<String>> {
+        let ttl = std::time::Duration::from_secs(60);
+        self.objects
+            .presign_get(&probe.key, ttl, "application/octet-stream", "attachment")
+            .await
+    }
+
+    /// Deletes it, and the row once nothing can arrive any more; what can't be done now is the reaper's.
+    pub async fn probe_end(&self, probe: Probe) -> Result<()> {
+        let Probe {
+            id,
+            key,
+            settled,
+            _keeper: keeper,
+            ..
+        } = probe;
+        drop(keeper);
+        let now = self.clock.now();
+        self.metadata
+            .write((), move |tx, ()| {
+                async move {
+                    tx.object_abandon(id, FIRST_EPOCH, now, settled)
+                        .await
+                        .map(drop)
+                }
+                .boxed()
+            })
+            .await?;
+        self.objects.erase(&key, FIRST_EPOCH).await?;
+        if self.objects.head(&key).await?.is_some() {
+            return Err(Error::internal("it is there after it was deleted"));
+        }
+        self.metadata
+            .write((), move |tx, ()| {
+                async move { tx.object_forget(id, now).await.map(drop) }.boxed()
+            })
+            .await
+    }
+}

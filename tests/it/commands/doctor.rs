@@ -1,0 +1,319 @@
+//! `box doctor`, beside a service that is well, and with each part of one broken.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+use super::{Place, SECRET};
+use crate::harness::service::s3_variables;
+
+/// One line of the report.
+#[derive(Debug)]
+struct Line {
+    check: String,
+    status: String,
+    told: String,
+}
+
+/// The exit status, and the report.
+#[track_caller]
+fn examined(place: &Place, variables: &[(&str, &str)]) -> (Option<i32>, Vec<Line>) {
+    let found = place.run_with(&["doctor", "--json"], variables);
+    let report: Value = serde_json::from_str(&found.out).unwrap_or_else(|_| panic!("{found:?}"));
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+    let lines = report["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| Line {
+            check: text(finding, "check"),
+            status: text(finding, "status"),
+            told: format!("{} | {}", text(finding, "detail"), text(finding, "advice")),
+        })
+        .collect();
+    (found.status, lines)
+}
+
+/// The one problem there is says each of `words`, and the exit status tells of it.
+#[track_caller]
+fn one_problem(
+    place: &Place,
+    variables: &[(&str, &str)],
+    check: &str,
+    words: &[&str],
+) -> Vec<Line> {
+    let (status, lines) = examined(place, variables);
+    assert_eq!(status, Some(1), "{lines:?}");
+    let problems: Vec<_> = lines
+        .iter()
+        .filter(|line| line.status == "problem")
+        .collect();
+    assert_eq!(problems.len(), 1, "{lines:?}");
+    assert_eq!(problems[0].check, check, "{lines:?}");
+    for word in words {
+        assert!(problems[0].told.contains(word), "no {word} in {lines:?}");
+    }
+    // Each problem comes with something to do.
+    assert!(!problems[0].told.ends_with("| "), "{lines:?}");
+    lines
+}
+
+#[track_caller]
+fn all_well(place: &Place, variables: &[(&str, &str)]) -> Vec<Line> {
+    let (status, lines) = examined(place, variables);
+    assert_eq!(status, Some(0), "{lines:?}");
+    assert!(lines.iter().all(|line| line.status == "ok"), "{lines:?}");
+    // Neither a key nor a row is left.
+    let fsck = place.run_with(&["fsck", "--json"], variables).succeeded();
+    let report: Value = serde_json::from_str(&fsck).unwrap();
+    assert_eq!(
+        (&report["objects"], &report["keys"]),
+        (&0.into(), &0.into()),
+        "{report}"
+    );
+    lines
+}
+
+/// A place whose few connections need no more files than any system gives.
+fn place(variables: &mut Vec<(&str, &str)>) -> Place {
+    variables.push(("BOX_LIMITS__MAX_CONNECTIONS", "10"));
+    let place = Place::new();
+    place.run_with(&["migrate"], variables).succeeded();
+    place
+}
+
+#[test]
+fn a_service_that_is_well_has_nothing_said_against_it() {
+    let mut variables = vec![];
+    let place = place(&mut variables);
+    let lines = all_well(&place, &variables);
+    for check in [
+        "limits",
+        "data_dir",
+        "disk",
+        "secret",
+        "database",
+        "store",
+        "small object",
+        "large object, deleted",
+    ] {
+        assert!(
+            lines.iter().any(|line| line.check == check),
+            "no {check} in {lines:?}"
+        );
+    }
+    let told = place.run_with(&["doctor"], &variables).succeeded();
+    assert_eq!(told.lines().count(), lines.len(), "{told}");
+    assert!(told.lines().all(|line| line.starts_with("ok ")), "{told}");
+}
+
+#[test]
+fn a_database_that_is_not_migrated_is_told() {
+    let place = Place::new();
+    let variables = [("BOX_LIMITS__MAX_CONNECTIONS", "10")];
+    let lines = one_problem(&place, &variables, "database", &["box migrate"]);
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.check == "store" && line.status == "unchecked"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn a_database_that_is_away_is_told_without_its_password() {
+    let mut variables = vec![];
+    let place = place(&mut variables);
+    variables.extend([
+        (
+            "BOX_DATABASE__URL",
+            "postgres://box:hunter2@127.0.0.1:1/box",
+        ),
+        ("BOX_DATABASE__TIMEOUT", "500ms"),
+    ]);
+    let lines = one_problem(&place, &variables, "database", &["127.0.0.1"]);
+    assert!(!format!("{lines:?}").contains("hunter2"), "{lines:?}");
+}
+
+#[test]
+fn a_directory_that_can_not_be_written_to_is_told() {
+    let mut variables = vec![("BOX_AUTH__SECRET", SECRET)];
+    let place = place(&mut variables);
+    // Root may write anywhere, but not below a file.
+    let (database, store) = (
+        place.path("box-data/box.db"),
+        place.path("box-data/objects"),
+    );
+    let database = format!("sqlite:{}", database.to_str().unwrap());
+    let store = format!("file:{}", store.to_str().unwrap().replace(' ', "%20"));
+    variables.extend([
+        ("BOX_DATABASE__URL", database.as_str()),
+        ("BOX_STORE__URL", store.as_str()),
+        ("BOX_DATA_DIR", "/dev/null/box"),
+    ]);
+    one_problem(
+        &place,
+        &variables,
+        "data_dir",
+        &["/dev/null/box", "data_dir"],
+    );
+}
+
+#[test]
+fn an_issuer_that_is_down_is_told() {
+    let mut variables = vec![(
+        "BOX_AUTH__ISSUERS",
+        r#"[{"issuer": "https://id.example.com/", "jwks_url": "http://127.0.0.1:1/keys", "audience": ["box"], "tenants": ["*"]}]"#,
+    )];
+    let place = place(&mut variables);
+    one_problem(
+        &place,
+        &variables,
+        "issuer https://id.example.com/",
+        &["jwks_url"],
+    );
+}
+
+#[test]
+fn too_few_files_for_the_connections_are_told() {
+    let mut variables = vec![];
+    let place = place(&mut variables);
+    variables.push(("BOX_LIMITS__MAX_CONNECTIONS", "4000000000"));
+    one_problem(
+        &place,
+        &variables,
+        "limits",
+        &["limits.max_connections", "ulimit"],
+    );
+}
+
+#[test]
+fn outside_development_a_secret_is_asked_for() {
+    let mut variables = vec![("BOX_ENVIRONMENT", "production")];
+    let place = place(&mut variables);
+    one_problem(&place, &variables, "secret", &["BOX_AUTH__SECRET"]);
+}
+
+/// The variables of an S3 of this test's own, with some replaced.
+fn on_s3<'a>(
+    s3: &'a [(String, String)],
+    replaced: &[(&'a str, &'a str)],
+) -> Vec<(&'a str, &'a str)> {
+    let own = s3.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let mut variables: Vec<_> = own
+        .filter(|(key, _)| !replaced.iter().any(|(other, _)| other == key))
+        .collect();
+    variables.extend(replaced);
+    variables
+}
+
+#[test]
+fn an_s3_that_is_well_has_nothing_said_against_it() {
+    let Some(s3) = s3_variables() else { return };
+    let mut variables = on_s3(&s3, &[]);
+    let place = place(&mut variables);
+    let lines = all_well(&place, &variables);
+    for check in [
+        "conditional write",
+        "signed URL",
+        "clock",
+        "large object, deleted",
+    ] {
+        assert!(
+            lines.iter().any(|line| line.check == check),
+            "no {check} in {lines:?}"
+        );
+    }
+}
+
+#[test]
+fn a_wrong_secret_and_a_bucket_that_is_not_there_are_told() {
+    let Some(s3) = s3_variables() else { return };
+    for (replaced, words) in [
+        (
+            ("BOX_STORE__SECRET_ACCESS_KEY", "wrong"),
+            &["store.secret_access_key"][..],
+        ),
+        (
+            ("BOX_STORE__ACCESS_KEY_ID", "stranger"),
+            &["store.access_key_id"],
+        ),
+        (
+            ("BOX_STORE__URL", "s3://no-such-bucket/it"),
+            &["NoSuchBucket", "make the bucket"],
+        ),
+    ] {
+        let mut variables = on_s3(&s3, &[replaced]);
+        let place = place(&mut variables);
+        one_problem(&place, &variables, "store", words);
+    }
+}
+
+/// In front of the store, and like one that knows no conditions: a write that it should refuse is said to have been made.
+async fn without_conditions(store: String) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let written = Arc::new(Mutex::new(HashSet::new()));
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let service = axum::Router::new().fallback(move |request: Request| {
+        let (store, client, written) = (store.clone(), client.clone(), written.clone());
+        async move { forwarded(&store, &client, &written, request).await }
+    });
+    tokio::spawn(async move { axum::serve(listener, service).await });
+    format!("http://{address}")
+}
+
+async fn forwarded(
+    store: &str,
+    client: &reqwest::Client,
+    written: &Mutex<HashSet<String>>,
+    request: Request,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path_and_query().unwrap().to_string();
+    let body = to_bytes(body, 64 * 1024 * 1024).await.unwrap();
+    if head.method == "PUT"
+        && !written.lock().unwrap().insert(path.clone())
+        && head.headers.contains_key("if-none-match")
+    {
+        return ([("etag", "\"written-over\"")], "").into_response();
+    }
+    // With the Host that was signed.
+    let answer = client
+        .request(head.method, format!("{store}{path}"))
+        .headers(head.headers)
+        .body(body)
+        .send()
+        .await
+        .unwrap();
+    let mut response = Response::builder().status(answer.status());
+    for (name, value) in answer.headers() {
+        if name != "transfer-encoding" {
+            response = response.header(name, value);
+        }
+    }
+    response
+        .body(Body::from_stream(answer.bytes_stream()))
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_conditional_writes_is_told() {
+    let Some(s3) = s3_variables() else { return };
+    let (_, endpoint) = s3
+        .iter()
+        .find(|(key, _)| key == "BOX_STORE__ENDPOINT")
+        .unwrap();
+    let endpoint = without_conditions(endpoint.clone()).await;
+    let mut variables = on_s3(&s3, &[("BOX_STORE__ENDPOINT", &endpoint)]);
+    tokio::task::block_in_place(|| {
+        let place = place(&mut variables);
+        one_problem(&place, &variables, "conditional write", &["If-None-Match"]);
+        let fsck = place.run_with(&["fsck", "--json"], &variables).succeeded();
+        assert!(fsck.contains("\"objects\":0,\"keys\":0"), "{fsck}");
+    });
+}
