@@ -101,6 +101,7 @@ pub async fn open_domain_with(
             request_horizon: config.store.request_horizon,
             quota: config.quota.clone(),
             imports: config.imports.clone(),
+            uploads_expiry: config.uploads.expiry,
             fetch_timeout: config.fetch.timeout,
             trash_keep: config.trash.keep,
             versions_keep: config.versions.keep,

@@ -29,6 +29,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod units;
+mod uploads;
 mod urls;
 
 use leaf::{Leaf, unlike};
@@ -45,6 +46,7 @@ pub use secret::{MASK, Secret, SigningSecrets};
 pub use show::Entry;
 pub use store::{Endpoint, LONGEST_LEASE, SHORTEST_LEASE, Store, StoreUrl};
 pub use units::{Size, parse_duration, short};
+pub use uploads::Uploads;
 pub use urls::Urls;
 
 use crate::objects;
@@ -75,6 +77,7 @@ pub struct Config {
     pub quota: Quota,
     pub trash: Trash,
     pub versions: Versions,
+    pub uploads: Uploads,
     pub imports: Imports,
     pub fetch: Fetch,
     pub cors: Cors,
@@ -98,6 +101,7 @@ impl Default for Config {
             quota: Quota::default(),
             trash: Trash::default(),
             versions: Versions::default(),
+            uploads: Uploads::default(),
             imports: Imports::default(),
             fetch: Fetch::default(),
             cors: Cors::default(),
@@ -210,6 +214,7 @@ impl Config {
         self.store.check()?;
         self.auth.check(&self.environment)?;
         self.limits.check()?;
+        self.uploads.check()?;
         self.imports.check()?;
         self.fetch.check()?;
         positive("reaper.interval", self.reaper.interval)?;

@@ -27,6 +27,9 @@ pub enum Kind {
     RangeNotSatisfiable,
     InvalidRequest,
     ChecksumMismatch,
+    /// The same of bytes that came by tus, which has a status of its own for it.
+    PieceMismatch,
+    Locked,
     Internal,
     Unavailable,
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 
 use super::{
     Access, Takes, content, files, health, imports, list, me, metrics, problem, routes, signed,
-    upload, usage, versions,
+    tus, upload, uploads, usage, versions,
 };
 
 #[derive(OpenApi)]
@@ -44,6 +44,14 @@ use super::{
         versions::list,
         content::version,
         versions::restore,
+        tus::options,
+        tus::create,
+        tus::head,
+        tus::patch,
+        tus::terminate,
+        uploads::list,
+        uploads::get,
+        uploads::abort,
         imports::create,
         imports::list,
         imports::get,
@@ -63,6 +71,7 @@ use super::{
     components(schemas(problem::Problem, problem::InvalidPart)),
     tags(
         (name = "files", description = "Files and their contents"),
+        (name = "uploads", description = "Uploads of more than one request"),
         (name = "imports", description = "Lists of URLs that are fetched"),
         (name = "identity", description = "Who calls"),
         (name = "operations", description = "For operators"),
@@ -121,6 +130,9 @@ pub fn document() -> Document {
         }
         if route.path.ends_with("/content") {
             kinds.extend([Kind::Gone, Kind::PreconditionFailed]);
+        }
+        if route.path.starts_with(tus::PATH) && route.method != Method::OPTIONS {
+            kinds.extend([Kind::BadRequest, Kind::PreconditionFailed]);
         }
         if route.path.ends_with("/content") && route.method == Method::GET {
             kinds.push(Kind::RangeNotSatisfiable);

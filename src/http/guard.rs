@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 
 use super::observe::REQUEST_ID;
 use super::upload::FORM_OVERHEAD;
-use super::{Access, Takes, digest, extract};
+use super::{Access, Takes, digest, extract, tus};
 
 /// Who was let in.
 #[derive(Clone)]
@@ -117,7 +117,7 @@ pub(super) fn cors(settings: &Cors) -> Option<CorsLayer> {
         .allow_origins
         .iter()
         .filter_map(|origin| origin.as_str().parse().ok());
-    let exposed: [HeaderName; 9] = [
+    let exposed: [HeaderName; 20] = [
         header::ACCEPT_RANGES,
         header::CONTENT_DISPOSITION,
         header::CONTENT_RANGE,
@@ -127,6 +127,17 @@ pub(super) fn cors(settings: &Cors) -> Option<CorsLayer> {
         CONTENT_TYPE,
         digest::REPR_DIGEST,
         REQUEST_ID,
+        tus::RESUMABLE,
+        tus::VERSION,
+        tus::EXTENSION,
+        tus::MAX_SIZE,
+        tus::ALGORITHMS,
+        tus::OFFSET,
+        tus::LENGTH,
+        tus::DEFER,
+        tus::METADATA,
+        tus::EXPIRES,
+        tus::FILE_ID,
     ];
     Some(
         CorsLayer::new()

@@ -589,11 +589,11 @@ pub(super) async fn retry(
     Ok(Json(import.try_into()?))
 }
 
-fn behind(last: impl ToString) -> String {
+pub(super) fn behind(last: impl ToString) -> String {
     URL_SAFE_NO_PAD.encode(last.to_string())
 }
 
-fn cursor<T: std::str::FromStr>(query: &mut Query) -> Result<Option<T>> {
+pub(super) fn cursor<T: std::str::FromStr>(query: &mut Query) -> Result<Option<T>> {
     query.parse("cursor", "the next_cursor of a page", |text| {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         text.parse().ok()

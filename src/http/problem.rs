@@ -68,6 +68,8 @@ fn shape(kind: Kind) -> Shape {
         Kind::RangeNotSatisfiable => (416, "range-not-satisfiable", "Range not satisfiable"),
         Kind::InvalidRequest => (422, "invalid-request", "Invalid request"),
         Kind::ChecksumMismatch => (422, "checksum-mismatch", "Checksum mismatch"),
+        Kind::PieceMismatch => (460, "checksum-mismatch", "Checksum mismatch"),
+        Kind::Locked => (423, "locked", "Locked"),
         Kind::Internal => (500, "internal", "Internal error"),
         Kind::Unavailable => (503, "unavailable", "Unavailable"),
     };
@@ -99,7 +101,7 @@ impl IntoResponse for Error {
                 .headers_mut()
                 .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if matches!(self.kind(), Kind::Unavailable | Kind::StillRunning) {
+        if matches!(self.kind(), Kind::Unavailable | Kind::StillRunning | Kind::Locked) {
             response
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from_static("5"));
