@@ -102,7 +102,7 @@ pub fn routes() -> Vec<Route> {
         route("headTusUpload",          Method::HEAD,   "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  Nothing, head(tus::head)),
         route("appendTusUpload",        Method::PATCH,  "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  File,    patch(tus::patch)),
         route("deleteTusUpload",        Method::DELETE, "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  Nothing, delete(tus::terminate)),
-        page (                          Method::POST,   "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  File,    post(tus::overridden)),
+        route("actOnTusUpload",         Method::POST,   "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  File,    post(tus::overridden)),
         route("listUploads",            Method::GET,    "/v1/uploads",                                 Needs(FilesWrite),  Nothing, get(uploads::list)),
         route("getUpload",              Method::GET,    "/v1/uploads/{id}",                            Needs(FilesWrite),  Nothing, get(uploads::get)),
         route("abortUpload",            Method::DELETE, "/v1/uploads/{id}",                            Needs(FilesWrite),  Nothing, delete(uploads::abort)),

@@ -49,6 +49,7 @@ use super::{
         tus::head,
         tus::patch,
         tus::terminate,
+        tus::overridden,
         uploads::list,
         uploads::get,
         uploads::abort,

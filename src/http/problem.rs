@@ -101,7 +101,10 @@ impl IntoResponse for Error {
                 .headers_mut()
                 .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if matches!(self.kind(), Kind::Unavailable | Kind::StillRunning | Kind::Locked) {
+        if matches!(
+            self.kind(),
+            Kind::Unavailable | Kind::StillRunning | Kind::Locked
+        ) {
             response
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from_static("5"));

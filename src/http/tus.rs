@@ -315,7 +315,22 @@ pub(super) async fn terminate(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// For who can't send other methods: `X-HTTP-Method-Override` says which one is meant.
+/// Act on a tus upload by POST
+///
+/// For who can't send HEAD, PATCH or DELETE: `X-HTTP-Method-Override` says which one is meant.
+#[utoipa::path(
+    post, path = "/v1/uploads/tus/{id}", tag = "uploads",
+    params(
+        ("id" = String, Path, description = "The upload's id"),
+        ("Tus-Resumable" = String, Header, description = "`1.0.0`"),
+        ("X-HTTP-Method-Override" = String, Header, description = "`HEAD`, `PATCH` or `DELETE`"),
+    ),
+    request_body(content((super::types::Bytes = "application/offset+octet-stream"))),
+    responses(
+        (status = 200, description = "As with HEAD"),
+        (status = 204, description = "As with PATCH or DELETE"),
+    ),
+)]
 pub(super) async fn overridden(
     State(app): State<App>,
     Acting(caller): Acting,
@@ -355,7 +370,14 @@ async fn receive(
     let (domain, caller) = (app.domain.clone(), caller.clone());
     let work = async move {
         domain
-            .upload_append(&caller, id, append, check, source.boxed(), media_type::sniff)
+            .upload_append(
+                &caller,
+                id,
+                append,
+                check,
+                source.boxed(),
+                media_type::sniff,
+            )
             .await
     };
     // It must run to its end even when the client is gone, which drops this handler.
@@ -478,9 +500,10 @@ fn described(said: &str) -> Result<NewFile> {
                     .unwrap_or_default();
             }
             "sha256" => {
-                new.sha256 = Some(digest::parse_hex(&utf8()?).ok_or_else(|| {
-                    Error::invalid("/sha256", "must be 64 hexadecimal digits")
-                })?);
+                new.sha256 =
+                    Some(digest::parse_hex(&utf8()?).ok_or_else(|| {
+                        Error::invalid("/sha256", "must be 64 hexadecimal digits")
+                    })?);
             }
             _ => {}
         }

@@ -138,9 +138,12 @@ impl Domain {
         let mut reader = self.metadata.reader().await?;
         let pieces = reader.conn().upload_pieces(upload.id).await?;
         drop(reader);
-        let mut writer =
-            self.objects
-                .write(&key, upload.epoch, Some(upload.received), held.lease.clone());
+        let mut writer = self.objects.write(
+            &key,
+            upload.epoch,
+            Some(upload.received),
+            held.lease.clone(),
+        );
         let mut at = 0;
         for piece in pieces {
             if piece.position != at {

@@ -277,10 +277,7 @@ impl Domain {
         upload.asked_at = None;
         upload.expires_at = now.plus(self.rules.uploads_expiry);
         tx.upload_update(&upload).await?;
-        if !tx
-            .upload_object_keep(&upload, self.quiet_at(until))
-            .await?
-        {
+        if !tx.upload_object_keep(&upload, self.quiet_at(until)).await? {
             return Err(lost());
         }
         // Not at each request: there may be thousands.
@@ -470,7 +467,10 @@ impl Domain {
             more = bytes.more().await;
             if !more && bytes.mismatches() {
                 // The next writer cuts off what was written.
-                upload.held_epoch = piece.is_none().then_some(upload.epoch).or(upload.held_epoch);
+                upload.held_epoch = piece
+                    .is_none()
+                    .then_some(upload.epoch)
+                    .or(upload.held_epoch);
                 let refused = Recorded::nothing(Leave::InOrder);
                 self.upload_record(&upload, refused).await?;
                 return Err(bytes.refusal());
@@ -550,11 +550,7 @@ impl Domain {
     /// Records what came, if the right to write is still there; the upload then.
     async fn upload_record(&self, upload: &Upload, recorded: Recorded) -> Result<Upload> {
         let domain = self.clone();
-        let input = (
-            upload.tenant.clone(),
-            upload.held_epoch,
-            recorded,
-        );
+        let input = (upload.tenant.clone(), upload.held_epoch, recorded);
         let (id, epoch) = (upload.id, upload.epoch);
         self.metadata
             .write(input, move |tx, (tenant, held_epoch, recorded)| {
