@@ -122,6 +122,7 @@ pub async fn open_domain_with(
             archive: config.archive.clone(),
             imports: config.imports.clone(),
             links: config.links.clone(),
+            uploads_expiry: config.uploads.expiry,
             fetch_timeout: config.fetch.timeout,
             trash_keep: config.trash.keep,
             versions_keep: config.versions.keep,

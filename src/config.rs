@@ -35,6 +35,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod units;
+mod uploads;
 mod urls;
 
 use leaf::{Leaf, unlike};
@@ -56,6 +57,7 @@ pub use secret::{MASK, Secret, SigningSecrets};
 pub use show::Entry;
 pub use store::{Endpoint, LONGEST_LEASE, SHORTEST_LEASE, Store, StoreUrl};
 pub use units::{Size, parse_duration, short};
+pub use uploads::Uploads;
 pub use urls::Urls;
 
 use crate::objects;
@@ -94,6 +96,7 @@ pub struct Config {
     pub trash: Trash,
     pub versions: Versions,
     pub archive: Archive,
+    pub uploads: Uploads,
     pub imports: Imports,
     pub links: Links,
     pub fetch: Fetch,
@@ -123,6 +126,7 @@ impl Default for Config {
             trash: Trash::default(),
             versions: Versions::default(),
             archive: Archive::default(),
+            uploads: Uploads::default(),
             imports: Imports::default(),
             links: Links::default(),
             fetch: Fetch::default(),
@@ -259,6 +263,7 @@ impl Config {
             self.auth.check(&self.environment),
             self.limits.check(),
             self.archive.check(),
+            self.uploads.check(),
             self.rate.check(),
             self.imports.check(),
             self.fetch.check(),

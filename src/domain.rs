@@ -36,6 +36,7 @@ pub mod quota;
 pub mod reaper;
 pub mod removal;
 mod standing;
+pub mod uploads;
 pub mod versions;
 
 /// What an operator decides.
@@ -51,6 +52,8 @@ pub struct Rules {
     pub archive: Archive,
     pub imports: Imports,
     pub links: config::Links,
+    /// How long an upload waits for its next bytes.
+    pub uploads_expiry: Duration,
     /// How long one attempt at a URL may take.
     pub fetch_timeout: Duration,
     /// How many earlier contents of a file are kept, and for how long after they were replaced.

@@ -28,6 +28,9 @@ pub enum Kind {
     RangeNotSatisfiable,
     InvalidRequest,
     ChecksumMismatch,
+    /// The same of bytes that came by tus, which has a status of its own for it.
+    PieceMismatch,
+    Locked,
     PasswordRequired,
     /// More than the caller may ask for now, or at the same time.
     RateLimited,

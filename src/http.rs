@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::http::Method;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, delete, get, head, patch, post, put};
+use axum::routing::{MethodRouter, delete, get, head, options, patch, post, put};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -37,8 +37,10 @@ mod problem;
 pub mod range;
 mod rate;
 mod signed;
+mod tus;
 mod types;
 mod upload;
+mod uploads;
 mod usage;
 mod versions;
 
@@ -106,6 +108,15 @@ pub fn routes() -> Vec<Route> {
         route("listFileVersions",       Method::GET,    "/v1/files/{id}/versions",                     Needs(FilesRead),   Nothing, get(versions::list)),
         route("getFileVersionContent",  Method::GET,    "/v1/files/{id}/versions/{version}/content",   Needs(FilesRead),   Nothing, get(content::version)),
         route("restoreFileVersion",     Method::POST,   "/v1/files/{id}/versions/{version}/restore",   Needs(FilesWrite),  Nothing, post(versions::restore)),
+        route("getTus",                 Method::OPTIONS, "/v1/uploads/tus",                            Needs(FilesWrite),  Nothing, options(tus::options)),
+        route("createTusUpload",        Method::POST,   "/v1/uploads/tus",                             Needs(FilesWrite),  File,    post(tus::create)),
+        route("headTusUpload",          Method::HEAD,   "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  Nothing, head(tus::head)),
+        route("appendTusUpload",        Method::PATCH,  "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  File,    patch(tus::patch)),
+        route("deleteTusUpload",        Method::DELETE, "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  Nothing, delete(tus::terminate)),
+        route("actOnTusUpload",         Method::POST,   "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  File,    post(tus::overridden)),
+        route("listUploads",            Method::GET,    "/v1/uploads",                                 Needs(FilesWrite),  Nothing, get(uploads::list)),
+        route("getUpload",              Method::GET,    "/v1/uploads/{id}",                            Needs(FilesWrite),  Nothing, get(uploads::get)),
+        route("abortUpload",            Method::DELETE, "/v1/uploads/{id}",                            Needs(FilesWrite),  Nothing, delete(uploads::abort)),
         route("createImport",           Method::POST,   "/v1/imports",                                 Needs(ImportsWrite), Items,  post(imports::create)),
         route("listImports",            Method::GET,    "/v1/imports",                                 Needs(ImportsRead), Nothing, get(imports::list)),
         route("getImport",              Method::GET,    "/v1/imports/{id}",                            Needs(ImportsRead), Nothing, get(imports::get)),
@@ -215,6 +226,7 @@ fn routed(app: &App, routes: Vec<Route>, rates: impl Fn(&Route) -> rate::Class) 
             ServiceBuilder::new()
                 .layer(from_fn_with_state(observer, observe::observe))
                 .layer(CatchPanicLayer::custom(problem::panicked))
+                .layer(from_fn_with_state(app.clone(), tus::fields))
                 .option_layer(guard::cors(&app.config.cors)),
         )
         .with_state(app.clone())

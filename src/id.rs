@@ -64,6 +64,10 @@ id!(
     ImportId
 );
 id!(
+    /// A resumable or direct upload in progress.
+    UploadId
+);
+id!(
     /// A process that fetches the items it has claimed.
     ClaimId
 );

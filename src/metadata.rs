@@ -91,6 +91,7 @@ pub mod objects;
 mod postgres;
 pub mod search;
 mod sqlite;
+pub mod uploads;
 pub mod usage;
 pub mod versions;
 

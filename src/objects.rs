@@ -187,6 +187,53 @@ impl Objects {
         }
     }
 
+    /// Goes on writing what becomes `key` later: behind the `offset` bytes that the writer of the epoch
+    /// `held` has left, if any. Each `finish` makes durable what was written so far, and the writer can
+    /// go on. None where the store has nothing that grows.
+    ///
+    /// A writer of another epoch may still be at work: its bytes are copied rather than gone on with.
+    ///
+    /// # Errors
+    /// `Unavailable`; `Internal` where fewer bytes are left than that.
+    pub async fn append(
+        &self,
+        key: &ObjectKey,
+        epoch: i64,
+        held: Option<i64>,
+        offset: u64,
+        lease: Lease,
+    ) -> Result<Option<Writer>> {
+        match &self.backend {
+            Backend::Local(local) => {
+                let writer = local.append(&self.root, key, epoch, held, offset, lease);
+                Ok(Some(Writer::Local(writer.await?, self.metrics.clone())))
+            }
+            Backend::S3(_) => Ok(None),
+        }
+    }
+
+    /// Puts the `size` bytes that writers of `append` have left at the key, the last of them that of the
+    /// epoch `held`, and removes what those up to `epoch` have left else. Once that is done, again does nothing.
+    ///
+    /// # Errors
+    /// `Unavailable`; `Internal` where the bytes are not there.
+    pub async fn append_end(
+        &self,
+        key: &ObjectKey,
+        epoch: i64,
+        held: i64,
+        size: u64,
+        lease: &Lease,
+    ) -> Result<()> {
+        match &self.backend {
+            Backend::Local(local) => {
+                let end = local.append_end(&self.root, key, epoch, held, size, lease);
+                measured(&self.metrics, Operation::Put, end).await
+            }
+            Backend::S3(_) => Err(Error::internal("nothing grows in S3")),
+        }
+    }
+
     /// About how many bytes of an object of any size are in memory while it is being written.
     pub fn held_by_writer(&self) -> usize {
         const MIB: usize = 1024 * 1024;

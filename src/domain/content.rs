@@ -180,6 +180,7 @@ impl Domain {
                 domain: self.clone(),
                 tenant: tenant.clone(),
                 object: id,
+                epoch: FIRST_EPOCH,
                 reserved,
             },
             size: 0,
@@ -290,20 +291,20 @@ impl Domain {
     }
 }
 
-struct Sink {
-    writer: Writer,
-    hasher: Sha256,
-    reservation: Reservation,
+pub(super) struct Sink {
+    pub writer: Writer,
+    pub hasher: Sha256,
+    pub reservation: Reservation,
     /// In bytes: what was taken, and what is to come in all where the caller said so.
-    size: u64,
-    declared: Option<u64>,
+    pub size: u64,
+    pub declared: Option<u64>,
 }
 
 /// Moves all bytes of `source` into the sink and finishes it.
 ///
 /// While one batch is hashed and written, on other threads, the next one gathers: a fast sender
 /// fills large batches, and the bytes of a slow one are not held back.
-async fn pour<S>(sink: &mut Sink, mut source: S, most: u64) -> Result<()>
+pub(super) async fn pour<S>(sink: &mut Sink, mut source: S, most: u64) -> Result<()>
 where
     S: Stream<Item = Result<Bytes>> + Send + Unpin,
 {

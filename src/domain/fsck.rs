@@ -58,6 +58,8 @@ pub enum ProblemKind {
     ExpiredLease,
     /// A dead object that is due and was not deleted.
     Undeleted,
+    /// An open upload whose bytes are not kept for it.
+    BrokenUpload,
     /// What is recorded of a tenant's usage is not what its rows add up to.
     UsageMismatch,
     /// What is recorded of an import's progress is not what its items are.
@@ -78,6 +80,7 @@ impl ProblemKind {
             Self::BrokenFile => "broken-file",
             Self::ExpiredLease => "expired-lease",
             Self::Undeleted => "undeleted",
+            Self::BrokenUpload => "broken-upload",
             Self::UsageMismatch => "usage-mismatch",
             Self::CountsMismatch => "counts-mismatch",
             Self::OlderDatabase => "older-database",
@@ -181,6 +184,7 @@ impl Domain {
         check.keys().await?;
         check.objects().await?;
         check.files().await?;
+        check.uploads().await?;
         check.usage().await?;
         check.imports().await?;
         check.generation(stored).await?;
@@ -241,6 +245,28 @@ impl Check<'_> {
                     "its object is not live or differs from it",
                 );
                 problem.file_id = Some(file_id);
+                problem.object_id = Some(object_id);
+                self.tell(problem);
+            }
+        }
+    }
+
+    /// What an open upload is made of is being written.
+    async fn uploads(&mut self) -> Result<()> {
+        let domain = self.domain;
+        let mut after = None;
+        loop {
+            let now = domain.clock.now();
+            let mut reader = domain.metadata.reader().await?;
+            let page = reader.conn().upload_broken_page(now, after, PAGE).await?;
+            drop(reader);
+            let Some((last, _)) = page.last() else {
+                return Ok(());
+            };
+            after = Some(*last);
+            for (id, object_id) in page {
+                let detail = format!("what there is of the upload {id} is not kept for it");
+                let mut problem = Problem::new(ProblemKind::BrokenUpload, detail);
                 problem.object_id = Some(object_id);
                 self.tell(problem);
             }

@@ -8,7 +8,6 @@ use futures::FutureExt;
 use crate::error::{Error, Kind, Result};
 use crate::id::{ObjectId, Tenant};
 use crate::metadata::Conn;
-use crate::metadata::objects::FIRST_EPOCH;
 use crate::metadata::usage::{Amount, Change, Quota};
 
 use super::Domain;
@@ -112,6 +111,7 @@ pub(super) struct Reservation {
     pub domain: Domain,
     pub tenant: Tenant,
     pub object: ObjectId,
+    pub epoch: i64,
     /// In bytes.
     pub reserved: u64,
 }
@@ -140,12 +140,12 @@ impl Reservation {
     async fn grow(&self, more: u64) -> Result<()> {
         let bytes = amount(more)?;
         let quota = self.domain.quota(&self.tenant);
-        let input = (self.tenant.clone(), self.object);
+        let (input, epoch) = ((self.tenant.clone(), self.object), self.epoch);
         self.domain
             .metadata
             .write(input, move |tx, (tenant, object)| {
                 async move {
-                    if !tx.object_reserve(*object, FIRST_EPOCH, bytes).await? {
+                    if !tx.object_reserve(*object, epoch, bytes).await? {
                         return Err(Error::unavailable(
                             "the object is not being written any more",
                         ));

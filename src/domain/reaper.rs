@@ -29,6 +29,8 @@ impl Domain {
         }
         let _round = self.reaping.lock().await;
         self.intents_tidy().await;
+        // Before the leases of their objects, which end at the same time.
+        self.uploads_expire().await?;
         self.expire_leases(Duration::ZERO).await?;
         let mut forgotten = 0;
         loop {

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 
 use super::{
     Access, Takes, archives, audit, content, files, health, imports, links, list, me, metrics,
-    problem, routes, signed, upload, usage, versions,
+    problem, routes, signed, tus, upload, uploads, usage, versions,
 };
 
 #[derive(OpenApi)]
@@ -45,6 +45,15 @@ use super::{
         versions::list,
         content::version,
         versions::restore,
+        tus::options,
+        tus::create,
+        tus::head,
+        tus::patch,
+        tus::terminate,
+        tus::overridden,
+        uploads::list,
+        uploads::get,
+        uploads::abort,
         imports::create,
         imports::list,
         imports::get,
@@ -74,6 +83,7 @@ use super::{
     components(schemas(problem::Problem, problem::InvalidPart)),
     tags(
         (name = "files", description = "Files and their contents"),
+        (name = "uploads", description = "Uploads of more than one request"),
         (name = "imports", description = "Lists of URLs that are fetched"),
         (name = "links", description = "Slugs that lead to files and to external URLs"),
         (name = "audit", description = "What happened"),
@@ -143,6 +153,9 @@ pub fn document() -> Document {
         }
         if route.path.ends_with("/content") {
             kinds.extend([Kind::Gone, Kind::PreconditionFailed]);
+        }
+        if route.path.starts_with(tus::PATH) && route.method != Method::OPTIONS {
+            kinds.extend([Kind::BadRequest, Kind::PreconditionFailed]);
         }
         if route.path.ends_with("/content") && route.method == Method::GET {
             kinds.push(Kind::RangeNotSatisfiable);

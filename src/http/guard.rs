@@ -25,7 +25,7 @@ use super::extract::Remote;
 use super::observe::REQUEST_ID;
 use super::rate::{Class, RATELIMIT, RATELIMIT_POLICY, Standing};
 use super::upload::FORM_OVERHEAD;
-use super::{Access as Allowed, Takes, archives, digest, extract};
+use super::{Access as Allowed, Takes, archives, digest, extract, tus};
 
 /// Who was let in.
 #[derive(Clone)]
@@ -191,7 +191,7 @@ pub(super) fn cors(settings: &Cors) -> Option<CorsLayer> {
         .allow_origins
         .iter()
         .filter_map(|origin| origin.as_str().parse().ok());
-    let exposed: [HeaderName; 11] = [
+    let exposed: [HeaderName; 22] = [
         header::ACCEPT_RANGES,
         header::CONTENT_DISPOSITION,
         header::CONTENT_RANGE,
@@ -203,6 +203,17 @@ pub(super) fn cors(settings: &Cors) -> Option<CorsLayer> {
         REQUEST_ID,
         RATELIMIT,
         RATELIMIT_POLICY,
+        tus::RESUMABLE,
+        tus::VERSION,
+        tus::EXTENSION,
+        tus::MAX_SIZE,
+        tus::ALGORITHMS,
+        tus::OFFSET,
+        tus::LENGTH,
+        tus::DEFER,
+        tus::METADATA,
+        tus::EXPIRES,
+        tus::FILE_ID,
     ];
     Some(
         CorsLayer::new()

@@ -71,6 +71,8 @@ fn shape(kind: Kind) -> Shape {
         Kind::ChecksumMismatch => (422, "checksum-mismatch", "Checksum mismatch"),
         Kind::PasswordRequired => (403, "password-required", "Password required"),
         Kind::RateLimited => (429, "rate-limited", "Too many requests"),
+        Kind::PieceMismatch => (460, "checksum-mismatch", "Checksum mismatch"),
+        Kind::Locked => (423, "locked", "Locked"),
         Kind::Internal => (500, "internal", "Internal error"),
         Kind::Unavailable => (503, "unavailable", "Unavailable"),
     };
@@ -104,7 +106,7 @@ impl IntoResponse for Error {
         }
         if matches!(
             self.kind(),
-            Kind::Unavailable | Kind::StillRunning | Kind::RateLimited
+            Kind::Unavailable | Kind::StillRunning | Kind::RateLimited | Kind::Locked
         ) {
             let wait = self.retry_wait().map_or(5, whole_seconds);
             response

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::clock::Timestamp;
 use crate::domain::audit;
 use crate::domain::imports::{self, OnDuplicate};
-use crate::domain::{files, versions};
+use crate::domain::{files, uploads, versions};
 use crate::error::{Error, Result};
 
 /// A file.
@@ -330,6 +330,46 @@ impl From<versions::Listed> for Version {
 #[derive(Serialize, ToSchema)]
 pub struct VersionPage {
     pub items: Vec<Version>,
+    /// What to send as `cursor` for the next page; null on the last one.
+    pub next_cursor: Option<String>,
+}
+
+/// An upload in progress.
+#[derive(Serialize, ToSchema)]
+pub struct Upload {
+    /// A UUIDv7.
+    #[schema(format = "uuid")]
+    pub id: String,
+    /// Of the file that it is to become.
+    pub name: String,
+    /// In bytes; null until it is known.
+    pub size: Option<u64>,
+    #[schema(example = "tus")]
+    pub strategy: &'static str,
+    /// Bytes that have come.
+    pub offset: u64,
+    /// Until when it waits for more.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+}
+
+impl From<uploads::Upload> for Upload {
+    fn from(upload: uploads::Upload) -> Self {
+        Self {
+            id: upload.id.to_string(),
+            name: upload.name,
+            size: upload.size,
+            strategy: upload.strategy.as_str(),
+            offset: upload.received,
+            expires_at: upload.expires_at,
+        }
+    }
+}
+
+/// One page of uploads in progress.
+#[derive(Serialize, ToSchema)]
+pub struct UploadPage {
+    pub items: Vec<Upload>,
     /// What to send as `cursor` for the next page; null on the last one.
     pub next_cursor: Option<String>,
 }

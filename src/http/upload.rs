@@ -179,7 +179,7 @@ fn place(app: &App, caller: &Caller) -> Result<Place<Tenant>> {
     })
 }
 
-fn as_it_is(headers: &HeaderMap) -> Result<()> {
+pub(super) fn as_it_is(headers: &HeaderMap) -> Result<()> {
     let coded = headers
         .get(CONTENT_ENCODING)
         .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
@@ -225,7 +225,7 @@ async fn of_raw(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result<
 }
 
 /// The type as it is stored; None where the first bytes are to decide.
-fn content_type(declared: Option<&str>) -> Result<Option<String>> {
+pub(super) fn content_type(declared: Option<&str>) -> Result<Option<String>> {
     match declared {
         None => Ok(None),
         Some(text) if media_type::names(text, "application/octet-stream") => Ok(None),

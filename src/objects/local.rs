@@ -85,7 +85,97 @@ impl Local {
             running: false,
             unflushed: 0,
             flush: None,
+            appends: false,
+            is_new: true,
         }
+    }
+
+    pub(super) async fn append(
+        &self,
+        root: &Root,
+        key: &ObjectKey,
+        epoch: i64,
+        held: Option<i64>,
+        offset: u64,
+        lease: Lease,
+    ) -> Result<Writer> {
+        let mut writer = self.write(root, key, epoch, lease.clone());
+        writer.appends = true;
+        let Some(held) = held else {
+            return Ok(writer);
+        };
+        let from = self.path(&root.temporary(key.id(), held));
+        let to = writer.temporary.clone();
+        let store = self.inner.clone();
+        writer.is_new = held != epoch;
+        let file = blocking(move || {
+            if held == epoch {
+                // What lies behind came from a request that was refused.
+                return store.disk.open_at(&to, offset).map_err(growing_error);
+            }
+            let source = store.disk.open(&from).map_err(growing_error)?;
+            let file = store.open_once(None, &to, &lease)?;
+            let copied = store
+                .disk
+                .copy(&source, &file, offset)
+                .map_err(storage_error)?;
+            drop(file);
+            if copied < offset {
+                return Err(Error::internal("bytes of an upload are gone"));
+            }
+            store.disk.open_at(&to, offset).map_err(growing_error)
+        })
+        .await?;
+        writer.progress = Progress::Writing(Some(Arc::new(file)));
+        Ok(writer)
+    }
+
+    pub(super) async fn append_end(
+        &self,
+        root: &Root,
+        key: &ObjectKey,
+        epoch: i64,
+        held: i64,
+        size: u64,
+        lease: &Lease,
+    ) -> Result<()> {
+        let from = self.path(&root.temporary(key.id(), held));
+        let others: Vec<PathBuf> = (1..=epoch)
+            .filter(|other| *other != held)
+            .map(|other| self.path(&root.temporary(key.id(), other)))
+            .collect();
+        let to = self.path(key.path());
+        let store = self.inner.clone();
+        let lease = lease.clone();
+        blocking(move || {
+            match store.disk.open_at(&from, size) {
+                Ok(file) => {
+                    if let Some(parent) = to.parent() {
+                        store.make_directory(parent).map_err(storage_error)?;
+                    }
+                    lease.outlasts(CALL_TIMEOUT)?;
+                    store.disk.rename(&from, &to).map_err(storage_error)?;
+                    if store.fsync {
+                        // Its length, where it was longer.
+                        store.disk.sync(&file).map_err(storage_error)?;
+                    }
+                }
+                // An earlier try has come as far.
+                Err(error) if is_absent(&error) => {
+                    let there = store.disk.metadata(&to).map_err(growing_error)?;
+                    if there.len() != size {
+                        return Err(Error::internal("bytes of an upload are gone"));
+                    }
+                }
+                Err(error) => return Err(growing_error(error)),
+            }
+            store.sync_parent(&to).map_err(storage_error)?;
+            for other in &others {
+                store.unlink(other)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     pub(super) async fn read(&self, path: &str, range: Range<u64>) -> Result<ByteStream> {
@@ -330,6 +420,10 @@ pub struct Writer {
     unflushed: u64,
     /// A file tells of a failed write-back once: to whoever flushes it next.
     flush: Option<JoinHandle<Result<()>>>,
+    /// What it finishes is to be gone on with: it keeps the temporary name.
+    appends: bool,
+    /// The temporary name is not known to be durable.
+    is_new: bool,
 }
 
 enum Progress {
@@ -402,6 +496,26 @@ impl Writer {
         let destination = self.destination.clone();
         let store = self.store.clone();
         let lease = self.lease.clone();
+        if self.appends {
+            let is_new = self.is_new;
+            let file = self
+                .run(move || {
+                    let file = store.open_once(file, &temporary, &lease)?;
+                    store.disk.write(&file, &chunks).map_err(storage_error)?;
+                    if store.fsync {
+                        store.disk.sync(&file).map_err(storage_error)?;
+                    }
+                    if is_new {
+                        store.sync_parent(&temporary).map_err(storage_error)?;
+                    }
+                    Ok(file)
+                })
+                .await?;
+            self.is_new = false;
+            self.unflushed = 0;
+            self.progress = Progress::Writing(Some(file));
+            return Ok(());
+        }
         self.run(move || {
             let file = store.open_once(file, &temporary, &lease)?;
             if !chunks.is_empty() {
@@ -520,6 +634,15 @@ fn list_directory(
         }
     }
     Ok(())
+}
+
+/// Where a file that must be there can't be opened.
+fn growing_error(error: std::io::Error) -> Error {
+    if is_absent(&error) {
+        Error::internal("the file of an upload is gone")
+    } else {
+        storage_error(error)
+    }
 }
 
 /// A full disk is told apart: the operator must act on it, and the caller may come back later.

@@ -19,17 +19,27 @@ on_every_pair!(
     me_is_what_the_token_says,
 );
 
-/// A file, an import and a link of a tenant.
+/// A file, an import, a link and an upload of a tenant.
 struct Things {
     file: Value,
     import: Value,
     link: Value,
+    upload: Value,
 }
 
 impl Things {
     async fn of(client: &Client) -> Self {
         let items = json!({"items": [{"url": "ftp://example.com/secret"}]});
         let import = send(client.post("/v1/imports").json(&items)).await;
+        let upload = client
+            .post("/v1/uploads/tus")
+            .header("tus-resumable", "1.0.0")
+            .header("upload-length", 1)
+            // secret
+            .header("upload-metadata", "filename c2VjcmV0");
+        let upload = send(upload).await;
+        assert_eq!(upload.status, 201, "{}", upload.text());
+        let upload = upload.header("location").rsplit('/').next().unwrap();
         Self {
             file: client.upload("secret-name", "secret").await,
             import: import.json(202),
@@ -40,6 +50,7 @@ impl Things {
             )
             .await
             .json(201),
+            upload: json!({"id": upload}),
         }
     }
 
@@ -50,6 +61,8 @@ impl Things {
         }
         id(if route.path.starts_with("/v1/imports") {
             &self.import
+        } else if route.path.starts_with("/v1/uploads") {
+            &self.upload
         } else {
             &self.file
         })
@@ -69,6 +82,14 @@ async fn call(client: &Client, route: &Route, id: &str) -> Answer {
     assert!(!path.contains('{'), "what is to stand in {path}?");
     let request = client.request(route.method.clone(), &path);
     let request = match (route.takes, route.operation) {
+        (_, Some("headTusUpload" | "deleteTusUpload")) => request.header("tus-resumable", "1.0.0"),
+        (_, Some("createTusUpload" | "appendTusUpload" | "actOnTusUpload")) => request
+            .header("tus-resumable", "1.0.0")
+            .header("x-http-method-override", "PATCH")
+            .header("content-type", "application/offset+octet-stream")
+            .header("upload-offset", 0)
+            .header("upload-length", 1)
+            .body("x"),
         (Takes::Nothing, _) => request,
         (Takes::File, _) => request.body("x"),
         (Takes::Json, Some("batchDeleteFiles")) => request.json(&json!({"ids": [id]})),
@@ -170,6 +191,12 @@ fn foreign(operation: &str) -> Foreign {
         | "watchImport"
         | "cancelImport"
         | "retryImport"
+        | "headTusUpload"
+        | "appendTusUpload"
+        | "deleteTusUpload"
+        | "actOnTusUpload"
+        | "getUpload"
+        | "abortUpload"
         | "createSignedUrl"
         | "getLink"
         | "updateLink"
@@ -177,7 +204,8 @@ fn foreign(operation: &str) -> Foreign {
         "batchDeleteFiles" => Foreign::NotFoundWithin,
         "archiveFiles" => Foreign::Invalid,
         "uploadFile" | "listFiles" | "createImport" | "listImports" | "createLink"
-        | "createLinks" | "listLinks" | "listAuditEvents" | "getUsage" | "getMe" => Foreign::Own,
+        | "createLinks" | "listLinks" | "listAuditEvents" | "getUsage" | "getMe" | "getTus"
+        | "createTusUpload" | "listUploads" => Foreign::Own,
         "getMetrics" => Foreign::Numbers,
         other => panic!("what does another tenant get of {other}?"),
     }

@@ -20,6 +20,7 @@ mod removals;
 mod site;
 mod sources;
 mod start;
+mod tus;
 mod uploads;
 mod view;
 mod walk;

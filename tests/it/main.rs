@@ -27,4 +27,5 @@ mod quotas;
 mod restore;
 mod search;
 mod signed;
+mod tus;
 mod versions;

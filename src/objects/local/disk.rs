@@ -4,7 +4,7 @@
 //! test fails where `local.rs` names `std::fs` itself.
 
 use std::fs::{self, File, Metadata, ReadDir};
-use std::io::{Error, ErrorKind, IoSlice, Result, Write};
+use std::io::{Error, ErrorKind, IoSlice, Read, Result, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -49,6 +49,28 @@ impl Disk {
 
     pub(super) fn sync_directory(&self, path: &Path) -> Result<()> {
         self.change("objects.sync-directory", || File::open(path)?.sync_all())
+    }
+
+    /// Opens a file to write behind its first `length` bytes; what is there is cut off.
+    pub(super) fn open_at(&self, path: &Path, length: u64) -> Result<File> {
+        self.change("objects.open-at", || {
+            let mut file = File::options().write(true).open(path)?;
+            match file.metadata()?.len() {
+                longer if longer > length => file.set_len(length)?,
+                same if same == length => {}
+                _ => return Err(ErrorKind::UnexpectedEof.into()),
+            }
+            file.seek(SeekFrom::Start(length))?;
+            Ok(file)
+        })
+    }
+
+    /// Appends the first `length` bytes of a file to another one; how many there were. The kernel does it.
+    pub(super) fn copy(&self, from: &File, to: &File, length: u64) -> Result<u64> {
+        self.change("objects.copy", || {
+            let (mut from, mut to) = (from.take(length), to);
+            std::io::copy(&mut from, &mut to)
+        })
     }
 
     /// Makes a directory that may be there already.
