@@ -12,7 +12,7 @@ use crate::config::{Config, SigningSecrets};
 use crate::domain::audit::Keys;
 use crate::domain::health::Health;
 use crate::domain::imports::Ends;
-use crate::domain::{Ahead, Domain, Rules};
+use crate::domain::{Ahead, Domain, Links, Rules};
 use crate::error::Result;
 use crate::faults::Faults;
 use crate::fetch::Fetcher;
@@ -116,6 +116,7 @@ pub async fn open_domain_with(
             request_horizon: config.store.request_horizon,
             quota: config.quota.clone(),
             imports: config.imports.clone(),
+            links: config.links.clone(),
             fetch_timeout: config.fetch.timeout,
             trash_keep: config.trash.keep,
             versions_keep: config.versions.keep,
@@ -131,6 +132,7 @@ pub async fn open_domain_with(
         ends,
         older: Arc::default(),
         ahead: Ahead::default(),
+        links: Links::default(),
         process,
         audit_keys,
         sampled: Arc::default(),

@@ -24,6 +24,7 @@ mod imports;
 mod layers;
 mod leaf;
 mod limits;
+mod links;
 mod quota;
 mod secret;
 mod show;
@@ -44,6 +45,7 @@ pub use fetch::Fetch;
 pub use imports::Imports;
 pub use layers::{Overrides, Sources};
 pub use limits::{ContentTypePattern, Limits};
+pub use links::{HostPattern, Links};
 pub use quota::{Quota, TenantQuota};
 pub use secret::{MASK, Secret, SigningSecrets};
 pub use show::Entry;
@@ -80,6 +82,7 @@ pub struct Config {
     pub trash: Trash,
     pub versions: Versions,
     pub imports: Imports,
+    pub links: Links,
     pub fetch: Fetch,
     pub cors: Cors,
     pub urls: Urls,
@@ -104,6 +107,7 @@ impl Default for Config {
             trash: Trash::default(),
             versions: Versions::default(),
             imports: Imports::default(),
+            links: Links::default(),
             fetch: Fetch::default(),
             cors: Cors::default(),
             urls: Urls::default(),

@@ -27,6 +27,8 @@ pub enum Kind {
     RangeNotSatisfiable,
     InvalidRequest,
     ChecksumMismatch,
+    PasswordRequired,
+    RateLimited,
     Internal,
     Unavailable,
 }

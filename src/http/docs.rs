@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, audit, content, files, health, imports, list, me, metrics, problem, routes,
-    signed, upload, usage, versions,
+    Access, Takes, audit, content, files, health, imports, links, list, me, metrics, problem,
+    routes, signed, upload, usage, versions,
 };
 
 #[derive(OpenApi)]
@@ -51,6 +51,15 @@ use super::{
         imports::events,
         imports::cancel,
         imports::retry,
+        links::create,
+        links::batch::create,
+        links::list,
+        links::get,
+        links::patch,
+        links::delete,
+        links::follow::get,
+        links::follow::head,
+        links::follow::unlock,
         audit::list,
         usage::get,
         me::get,
@@ -65,6 +74,7 @@ use super::{
     tags(
         (name = "files", description = "Files and their contents"),
         (name = "imports", description = "Lists of URLs that are fetched"),
+        (name = "links", description = "Slugs that lead to files and to external URLs"),
         (name = "audit", description = "What happened"),
         (name = "identity", description = "Who calls"),
         (name = "operations", description = "For operators"),
@@ -94,7 +104,7 @@ pub fn document() -> Document {
         let operation = document
             .paths
             .paths
-            .get_mut(route.path)
+            .get_mut(&route.path.replace("{*", "{"))
             .and_then(|item| operation(item, &route.method));
         let Some(operation) = operation else {
             continue;
@@ -118,7 +128,14 @@ pub fn document() -> Document {
                 kinds.extend([Kind::Unauthenticated, Kind::Forbidden]);
             }
         }
-        if route.path.contains("{id}") {
+        if route.path.starts_with("/l/") {
+            kinds.extend([Kind::PasswordRequired, Kind::NotFound, Kind::Gone]);
+            kinds.push(Kind::RateLimited);
+            if route.method != Method::POST {
+                kinds.extend([Kind::PreconditionFailed, Kind::RangeNotSatisfiable]);
+            }
+        }
+        if route.path.contains("{id}") || route.path == "/v1/links/{slug}" {
             kinds.push(Kind::NotFound);
         }
         if route.path.ends_with("/content") {
@@ -133,7 +150,8 @@ pub fn document() -> Document {
         match name {
             // The trash, an Idempotency-Key in use.
             "createSignedUrl" => kinds.extend([Kind::Forbidden, Kind::Gone, Kind::Conflict]),
-            "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" | "createImport" => {
+            "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" | "createImport"
+            | "createLink" | "unlockLink" => {
                 kinds.push(Kind::Conflict);
             }
             _ => {}

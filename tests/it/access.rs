@@ -19,10 +19,11 @@ on_every_pair!(
     me_is_what_the_token_says,
 );
 
-/// A file and an import of a tenant.
+/// A file, an import and a link of a tenant.
 struct Things {
     file: Value,
     import: Value,
+    link: Value,
 }
 
 impl Things {
@@ -32,11 +33,21 @@ impl Things {
         Self {
             file: client.upload("secret-name", "secret").await,
             import: import.json(202),
+            link: send(
+                client
+                    .post("/v1/links")
+                    .json(&json!({"url": "https://secret.example.com/"})),
+            )
+            .await
+            .json(201),
         }
     }
 
     /// The id that the route wants, if it wants one.
     fn id(&self, route: &Route) -> &str {
+        if route.path.contains("slug}") {
+            return self.link["slug"].as_str().unwrap();
+        }
         id(if route.path.starts_with("/v1/imports") {
             &self.import
         } else {
@@ -50,6 +61,8 @@ async fn call(client: &Client, route: &Route, id: &str) -> Answer {
     let path = route
         .path
         .replace("{id}", id)
+        .replace("{slug}", id)
+        .replace("{*slug}", id)
         .replace("{version}", "1")
         .replace("{token}", "forged.token")
         .replace("{file}", "index.css");
@@ -62,6 +75,10 @@ async fn call(client: &Client, route: &Route, id: &str) -> Answer {
         (Takes::Json, Some("createSignedUrl")) => {
             request.json(&json!({"method": "HEAD", "expires_in_s": 60}))
         }
+        (Takes::Json, Some("createLink")) => request.json(&json!({"url": "https://example.com/"})),
+        (Takes::Json, Some("unlockLink")) => request
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("password=x"),
         (Takes::Json, _) => request.json(&json!({})),
         (Takes::Items, _) => request.json(&json!({"items": [{"url": "ftp://example.com/"}]})),
     };
@@ -150,10 +167,13 @@ fn foreign(operation: &str) -> Foreign {
         | "watchImport"
         | "cancelImport"
         | "retryImport"
-        | "createSignedUrl" => Foreign::NotFound,
+        | "createSignedUrl"
+        | "getLink"
+        | "updateLink"
+        | "deleteLink" => Foreign::NotFound,
         "batchDeleteFiles" => Foreign::NotFoundWithin,
-        "uploadFile" | "listFiles" | "createImport" | "listImports" | "listAuditEvents"
-        | "getUsage" | "getMe" => Foreign::Own,
+        "uploadFile" | "listFiles" | "createImport" | "listImports" | "createLink"
+        | "createLinks" | "listLinks" | "listAuditEvents" | "getUsage" | "getMe" => Foreign::Own,
         "getMetrics" => Foreign::Numbers,
         other => panic!("what does another tenant get of {other}?"),
     }

@@ -11,6 +11,7 @@ mod deeds;
 mod generation;
 mod imports;
 mod late;
+mod links;
 mod model;
 mod races;
 mod reaping;
