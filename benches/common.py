@@ -36,7 +36,7 @@ GIB = 1024 * MIB
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TENANT = "bench"
-SCOPES = "files:read files:write files:delete imports:read imports:write"
+SCOPES = "files:read files:write files:delete imports:read imports:write links:read links:write"
 MARKER = ".box-service"
 REGION = "us-east-1"
 

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::{Config, SigningSecrets};
 use crate::domain::health::Health;
 use crate::domain::imports::Ends;
-use crate::domain::{Ahead, Domain, Rules};
+use crate::domain::{Ahead, Domain, Links, Rules};
 use crate::error::Result;
 use crate::faults::Faults;
 use crate::fetch::Fetcher;
@@ -102,6 +102,7 @@ pub async fn open_domain_with(
             quota: config.quota.clone(),
             imports: config.imports.clone(),
             uploads_expiry: config.uploads.expiry,
+            links: config.links.clone(),
             fetch_timeout: config.fetch.timeout,
             trash_keep: config.trash.keep,
             versions_keep: config.versions.keep,
@@ -115,6 +116,7 @@ pub async fn open_domain_with(
         ends,
         older: Arc::default(),
         ahead: Ahead::default(),
+        links: Links::default(),
         metrics,
     };
     domain

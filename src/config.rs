@@ -22,6 +22,7 @@ mod imports;
 mod layers;
 mod leaf;
 mod limits;
+mod links;
 mod quota;
 mod secret;
 mod show;
@@ -41,6 +42,7 @@ pub use fetch::Fetch;
 pub use imports::Imports;
 pub use layers::{Overrides, Sources};
 pub use limits::{ContentTypePattern, Limits};
+pub use links::{HostPattern, Links};
 pub use quota::{Quota, TenantQuota};
 pub use secret::{MASK, Secret, SigningSecrets};
 pub use show::Entry;
@@ -79,6 +81,7 @@ pub struct Config {
     pub versions: Versions,
     pub uploads: Uploads,
     pub imports: Imports,
+    pub links: Links,
     pub fetch: Fetch,
     pub cors: Cors,
     pub urls: Urls,
@@ -103,6 +106,7 @@ impl Default for Config {
             versions: Versions::default(),
             uploads: Uploads::default(),
             imports: Imports::default(),
+            links: Links::default(),
             fetch: Fetch::default(),
             cors: Cors::default(),
             urls: Urls::default(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
 use crate::clock::Clock;
-use crate::config::{Imports, Limits, Quota};
+use crate::config::{self, Imports, Limits, Quota};
 use crate::fetch::Fetcher;
 use crate::id::Tenant;
 use crate::metadata::Metadata;
@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::objects::Objects;
 
 pub use ahead::Ahead;
+pub use links::Links;
 
 mod ahead;
 pub mod changes;
@@ -25,6 +26,7 @@ pub mod files;
 pub mod fsck;
 pub mod health;
 pub mod imports;
+pub mod links;
 pub mod once;
 pub mod properties;
 pub mod quota;
@@ -47,6 +49,7 @@ pub struct Rules {
     pub imports: Imports,
     /// How long an upload waits for its next bytes.
     pub uploads_expiry: Duration,
+    pub links: config::Links,
     /// How long one attempt at a URL may take.
     pub fetch_timeout: Duration,
     /// How many earlier contents of a file are kept, and for how long after they were replaced.
@@ -78,6 +81,7 @@ pub struct Domain {
     /// Whether the database was found to be older than the store.
     pub older: Arc<AtomicBool>,
     pub ahead: Ahead,
+    pub links: Links,
     pub metrics: Metrics,
 }
 

@@ -30,6 +30,8 @@ pub enum Kind {
     /// The same of bytes that came by tus, which has a status of its own for it.
     PieceMismatch,
     Locked,
+    PasswordRequired,
+    RateLimited,
     Internal,
     Unavailable,
 }

@@ -22,6 +22,7 @@ pub mod fuzzing;
 mod guard;
 mod health;
 mod imports;
+mod links;
 mod list;
 mod me;
 mod measure;
@@ -80,7 +81,7 @@ pub struct Route {
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
     use Access::{Public, Scope as Needs, Signed, Token};
-    use Scope::{Admin, FilesDelete, FilesRead, FilesWrite, ImportsRead, ImportsWrite};
+    use Scope::{Admin, FilesDelete, FilesRead, FilesWrite, ImportsRead, ImportsWrite, LinksRead, LinksWrite};
     use Takes::{File, Items, Json, Nothing};
     vec![
         route("uploadFile",             Method::POST,   "/v1/files",                                   Needs(FilesWrite),  File,    post(upload::upload)),
@@ -113,6 +114,15 @@ pub fn routes() -> Vec<Route> {
         route("watchImport",            Method::GET,    "/v1/imports/{id}/events",                     Needs(ImportsRead), Nothing, get(imports::events)),
         route("cancelImport",           Method::POST,   "/v1/imports/{id}/cancel",                     Needs(ImportsWrite), Nothing, post(imports::cancel)),
         route("retryImport",            Method::POST,   "/v1/imports/{id}/retry",                      Needs(ImportsWrite), Nothing, post(imports::retry)),
+        route("createLink",             Method::POST,   "/v1/links",                                   Needs(LinksWrite),  Json,    post(links::create)),
+        route("createLinks",            Method::POST,   "/v1/links/batch",                             Needs(LinksWrite),  Items,   post(links::batch::create)),
+        route("listLinks",              Method::GET,    "/v1/links",                                   Needs(LinksRead),   Nothing, get(links::list)),
+        route("getLink",                Method::GET,    "/v1/links/{slug}",                            Needs(LinksRead),   Nothing, get(links::get)),
+        route("updateLink",             Method::PATCH,  "/v1/links/{slug}",                            Needs(LinksWrite),  Json,    patch(links::patch)),
+        route("deleteLink",             Method::DELETE, "/v1/links/{slug}",                            Needs(LinksWrite),  Nothing, delete(links::delete)),
+        route("followLink",             Method::GET,    "/l/{*slug}",                                  Public,             Nothing, get(links::follow::get)),
+        route("headLink",               Method::HEAD,   "/l/{*slug}",                                  Public,             Nothing, head(links::follow::head)),
+        route("unlockLink",             Method::POST,   "/l/{*slug}",                                  Public,             Json,    post(links::follow::unlock)),
         route("createSignedUrl",        Method::POST,   "/v1/files/{id}/signed-urls",                  Token,              Json,    post(signed::create)),
         route("getSigned",              Method::GET,    "/s/{token}",                                  Signed,             Nothing, get(signed::get)),
         route("headSigned",             Method::HEAD,   "/s/{token}",                                  Signed,             Nothing, head(signed::head)),

@@ -85,6 +85,7 @@ pub mod events;
 pub mod files;
 pub mod idempotency;
 pub mod imports;
+pub mod links;
 pub mod objects;
 mod postgres;
 pub mod search;
@@ -265,18 +266,14 @@ fn migrator(migrations: &'static sqlx::migrate::Migrator) -> sqlx::migrate::Migr
 }
 
 async fn schema_check(conn: &mut Conn<'_>, migrations: &sqlx::migrate::Migrator) -> Result<()> {
-    let newest = migrations
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0);
-    let found: Result<Option<i64>, sqlx::Error> = on!(conn, |c| {
-        sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations")
-            .fetch_one(c)
+    let found: Result<Vec<i64>, sqlx::Error> = on!(conn, |c| {
+        sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+            .fetch_all(c)
             .await
     });
     match found {
-        Ok(Some(version)) if version >= newest => Ok(()),
+        // Each of them: a lower number may have come after a higher one.
+        Ok(found) if migrations.iter().all(|one| found.contains(&one.version)) => Ok(()),
         Err(error) if !is_refusal(&error) => Err(error.into()),
         Ok(_) | Err(_) => Err(Error::internal(
             "the database's schema is too old: run `box migrate`",

@@ -17,11 +17,13 @@ use prometheus_client::registry::{Metric, Registry};
 mod histogram;
 mod http;
 mod imports;
+mod links;
 mod store;
 
 pub use histogram::Histogram;
 pub use http::{Http, Route};
 pub use imports::Imports;
+pub use links::Links;
 pub use store::{Call, Operation, Outcome, Store};
 
 /// The media type of [`Metrics::page`].
@@ -43,6 +45,7 @@ pub struct All {
     pub http: Http,
     pub store: Store,
     pub imports: Imports,
+    pub links: Links,
     pub uploads: Uploads,
     pub reaper: Reaper,
     database: Database,
@@ -128,6 +131,7 @@ impl Default for Metrics {
             http: Http::register(&mut at),
             store: Store::register(&mut at),
             imports: Imports::register(&mut at),
+            links: Links::register(&mut at),
             uploads: Uploads::register(&mut at),
             reaper: Reaper::register(&mut at),
             database: Database::register(&mut at),

@@ -53,6 +53,7 @@ pub async fn serve(
         stopping.clone(),
     ));
     let importer = tokio::spawn(workers::importer(app.domain.clone(), stopping.clone()));
+    let links = tokio::spawn(workers::links(app.domain.clone(), stopping.clone()));
     let generation = tokio::spawn(workers::generation(app.domain.clone(), stopping.clone()));
 
     let connections = Connections::new(&app);
@@ -89,6 +90,10 @@ pub async fn serve(
     let _ = reaper.await;
     let _ = importer.await;
     let _ = generation.await;
+    let _ = links.await;
+    if let Err(error) = app.domain.link_uses_flush().await {
+        tracing::warn!(%error, "the last uses of links could not be written");
+    }
     app.domain.intents_give_back().await;
     app.domain.metadata.close().await;
     tracing::info!("stopped");

@@ -29,6 +29,34 @@ pub async fn reaper(domain: Domain, interval: Duration, stop: CancellationToken)
     }
 }
 
+/// How often uses of links are written: what a crash may lose.
+const USES: Duration = Duration::from_secs(1);
+
+/// Writes the uses of links, and follows what other replicas change.
+pub async fn links(domain: Domain, stop: CancellationToken) {
+    let write = async {
+        loop {
+            tokio::time::sleep(USES).await;
+            if let Err(error) = domain.link_uses_flush().await {
+                tracing::warn!(%error, "uses of links could not be written; the next round tries again");
+            }
+        }
+    };
+    let follow = async {
+        loop {
+            if let Err(error) = domain.link_follow().await {
+                tracing::warn!(%error, "what other replicas change of links is not told now; links are believed for 5 s");
+            }
+            tokio::time::sleep(USES).await;
+        }
+    };
+    let both = async { tokio::join!(write, follow) };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = both => {}
+    }
+}
+
 /// Between two generations: how old a restored backup may be at least and be told from the store.
 const HOUR: Duration = Duration::from_secs(3_600);
 

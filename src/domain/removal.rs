@@ -120,7 +120,7 @@ impl Domain {
     }
 
     /// Removes what is due: files whose time has come, those that were in the trash for long enough,
-    /// versions that are too old, and forgotten requests; how many files. Does nothing while the
+    /// versions that are too old, slugs that are not reserved any more, and forgotten requests; how many files. Does nothing while the
     /// database is older than the store.
     pub async fn sweep(&self) -> Result<u64> {
         if self.is_older() {
@@ -128,6 +128,7 @@ impl Domain {
         }
         let swept = self.file_sweep().await?;
         self.version_sweep().await?;
+        self.link_sweep().await?;
         loop {
             let before = self.once_expired();
             let gone = self

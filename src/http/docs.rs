@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, content, files, health, imports, list, me, metrics, problem, routes, signed,
-    tus, upload, uploads, usage, versions,
+    Access, Takes, content, files, health, imports, links, list, me, metrics, problem, routes,
+    signed, tus, upload, uploads, usage, versions,
 };
 
 #[derive(OpenApi)]
@@ -60,6 +60,15 @@ use super::{
         imports::events,
         imports::cancel,
         imports::retry,
+        links::create,
+        links::batch::create,
+        links::list,
+        links::get,
+        links::patch,
+        links::delete,
+        links::follow::get,
+        links::follow::head,
+        links::follow::unlock,
         usage::get,
         me::get,
         health::live,
@@ -74,6 +83,7 @@ use super::{
         (name = "files", description = "Files and their contents"),
         (name = "uploads", description = "Uploads of more than one request"),
         (name = "imports", description = "Lists of URLs that are fetched"),
+        (name = "links", description = "Slugs that lead to files and to external URLs"),
         (name = "identity", description = "Who calls"),
         (name = "operations", description = "For operators"),
     ),
@@ -102,7 +112,7 @@ pub fn document() -> Document {
         let operation = document
             .paths
             .paths
-            .get_mut(route.path)
+            .get_mut(&route.path.replace("{*", "{"))
             .and_then(|item| operation(item, &route.method));
         let Some(operation) = operation else {
             continue;
@@ -126,7 +136,14 @@ pub fn document() -> Document {
                 kinds.extend([Kind::Unauthenticated, Kind::Forbidden]);
             }
         }
-        if route.path.contains("{id}") {
+        if route.path.starts_with("/l/") {
+            kinds.extend([Kind::PasswordRequired, Kind::NotFound, Kind::Gone]);
+            kinds.push(Kind::RateLimited);
+            if route.method != Method::POST {
+                kinds.extend([Kind::PreconditionFailed, Kind::RangeNotSatisfiable]);
+            }
+        }
+        if route.path.contains("{id}") || route.path == "/v1/links/{slug}" {
             kinds.push(Kind::NotFound);
         }
         if route.path.ends_with("/content") {
@@ -144,7 +161,8 @@ pub fn document() -> Document {
         match name {
             // The trash, an Idempotency-Key in use.
             "createSignedUrl" => kinds.extend([Kind::Forbidden, Kind::Gone, Kind::Conflict]),
-            "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" | "createImport" => {
+            "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" | "createImport"
+            | "createLink" | "unlockLink" => {
                 kinds.push(Kind::Conflict);
             }
             _ => {}

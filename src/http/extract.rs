@@ -94,6 +94,17 @@ impl<S: Send + Sync, T: std::str::FromStr> FromRequestParts<S> for PathId<T> {
     }
 }
 
+/// `{slug}` of a path, decoded. What is no slug is found nowhere.
+pub(super) struct PathSlug(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathSlug {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        path_param(parts, state, "slug").await.map(Self)
+    }
+}
+
 /// `{id}` and `{version}` of a path.
 pub(super) struct PathVersion(pub FileId, pub i64);
 
@@ -186,7 +197,7 @@ impl Query {
 
 /// As forms are encoded (WHATWG URL, section 5.1), but for what is not UTF-8: replaced by some other
 /// character, it would be stored as what the caller did not say.
-fn decoded(text: &str) -> Option<String> {
+pub(super) fn decoded(text: &str) -> Option<String> {
     let text = text.replace('+', " ");
     let decoded = percent_decode_str(&text).decode_utf8().ok()?;
     Some(decoded.into_owned())

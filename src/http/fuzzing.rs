@@ -10,6 +10,7 @@ mod host;
 mod import;
 mod jwks;
 mod jwt;
+mod link;
 mod merge_patch;
 mod multipart;
 mod range;
@@ -20,6 +21,7 @@ pub use host::host;
 pub use import::import;
 pub use jwks::jwks;
 pub use jwt::jwt;
+pub use link::link;
 pub use merge_patch::merge_patch;
 pub use multipart::multipart;
 pub use range::range;
@@ -95,5 +97,5 @@ mod tests {
         };
     }
 
-    corpora!(cursor filters host import jwks jwt merge_patch multipart range);
+    corpora!(cursor filters host import jwks jwt link merge_patch multipart range);
 }

@@ -70,6 +70,8 @@ fn shape(kind: Kind) -> Shape {
         Kind::ChecksumMismatch => (422, "checksum-mismatch", "Checksum mismatch"),
         Kind::PieceMismatch => (460, "checksum-mismatch", "Checksum mismatch"),
         Kind::Locked => (423, "locked", "Locked"),
+        Kind::PasswordRequired => (403, "password-required", "Password required"),
+        Kind::RateLimited => (429, "rate-limited", "Too many requests"),
         Kind::Internal => (500, "internal", "Internal error"),
         Kind::Unavailable => (503, "unavailable", "Unavailable"),
     };
@@ -109,6 +111,11 @@ impl IntoResponse for Error {
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from_static("5"));
         }
+        if self.kind() == Kind::RateLimited {
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("600"));
+        }
         response.extensions_mut().insert(Carried(Arc::new(self)));
         response
     }
@@ -125,15 +132,18 @@ fn problem(error: &Error, request_id: &str) -> Problem {
         status: shape.status.as_u16(),
         detail: error.detail().to_owned(),
         instance: format!("urn:box-service:request:{request_id}"),
-        errors: error
-            .invalid_parts()
-            .iter()
-            .map(|part| InvalidPart {
-                pointer: part.pointer.clone(),
-                detail: part.detail.clone(),
-            })
-            .collect(),
+        errors: invalid_parts(error),
     }
+}
+
+pub(super) fn invalid_parts(error: &Error) -> Vec<InvalidPart> {
+    let parts = error.invalid_parts().iter();
+    parts
+        .map(|part| InvalidPart {
+            pointer: part.pointer.clone(),
+            detail: part.detail.clone(),
+        })
+        .collect()
 }
 
 /// Gives a response that carries an error its body; the error's story, for the log.

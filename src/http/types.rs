@@ -114,6 +114,147 @@ pub struct FileCopy {
     pub expires_at: Option<Option<Timestamp>>,
 }
 
+/// A link that is to be made: to one of `url` and `file_id`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewLink {
+    /// 1 to 128 of `A-Z a-z 0-9 - _ .`, with `/` between; absent: one is made.
+    #[serde(default)]
+    #[schema(example = "q3/report")]
+    pub slug: Option<String>,
+    /// http or https, without credentials.
+    #[serde(default)]
+    pub url: Option<String>,
+    #[serde(default)]
+    #[schema(format = "uuid")]
+    pub file_id: Option<String>,
+    /// Must lie in the future.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
+    /// How often it can be used.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    pub max_uses: Option<i64>,
+    /// 1 to 256 bytes.
+    #[serde(default)]
+    #[schema(format = Password)]
+    pub password: Option<String>,
+    /// Of a file's content; only content types that can run nothing are ever inline.
+    #[serde(default)]
+    pub disposition: Option<super::disposition::Disposition>,
+}
+
+/// A change of a link. What is absent stays as it is; null removes.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinkPatch {
+    /// In place of a file, where there was one.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    pub url: Option<Option<String>>,
+    /// In place of a URL, where there was one.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub file_id: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Option<Timestamp>>,
+    /// The uses so far count.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>, minimum = 1)]
+    pub max_uses: Option<Option<i64>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, format = Password)]
+    pub password: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<super::disposition::Disposition>)]
+    pub disposition: Option<Option<super::disposition::Disposition>>,
+    /// A disabled link answers 410.
+    #[serde(default)]
+    pub disabled: Option<bool>,
+}
+
+/// A slug that leads to a file or to an external URL.
+#[derive(Serialize, ToSchema)]
+pub struct Link {
+    #[schema(example = "q3/report")]
+    pub slug: String,
+    /// One of the two.
+    pub url: Option<String>,
+    pub file_id: Option<String>,
+    /// What to hand out.
+    #[schema(example = "https://files.example.com/l/q3/report")]
+    pub link_url: String,
+    /// `active`, `expired`, `spent` or `disabled`.
+    #[schema(example = "active")]
+    pub state: &'static str,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
+    pub max_uses: Option<i64>,
+    /// Exact where there is `max_uses`; else up to a second behind.
+    pub uses: i64,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_used_at: Option<Timestamp>,
+    pub has_password: bool,
+    /// `inline` or `attachment`.
+    pub disposition: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: Timestamp,
+}
+
+/// Links that are to be made.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a body whose items are read one by one")]
+pub struct NewLinks {
+    #[schema(min_items = 1, max_items = 10_000)]
+    items: Vec<NewLink>,
+}
+
+/// What became of each of many links.
+#[derive(Serialize, ToSchema)]
+pub struct LinksMade {
+    pub items: Vec<LinkMade>,
+}
+
+/// What became of one of them.
+#[derive(Serialize, ToSchema)]
+pub struct LinkMade {
+    /// Counts from 0, as they were sent.
+    pub index: usize,
+    /// 201: it is made; 409: its slug is taken; 422: it is not valid; 503: try again.
+    #[schema(example = 201)]
+    pub status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slug: Option<String>,
+    /// The problem's type, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "urn:box-service:problem:conflict")]
+    pub r#type: Option<String>,
+    /// What is wrong with which part of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub errors: Vec<super::problem::InvalidPart>,
+}
+
+/// One page of links, by their slugs.
+#[derive(Serialize, ToSchema)]
+pub struct LinkPage {
+    pub items: Vec<Link>,
+    /// What to send as `cursor` for the next page; null on the last one.
+    pub next_cursor: Option<String>,
+}
+
+/// What the page that asks for a link's password sends.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes a form")]
+pub struct LinkForm {
+    #[schema(format = Password)]
+    password: String,
+}
+
 /// Tells null, which is Some(None), from what is absent.
 fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::TryFutureExt;
 use futures::future::BoxFuture;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool, Postgres};
 
 use crate::error::{Error, Result};
@@ -77,6 +77,19 @@ impl Pool {
             super::schema_check(&mut lease.conn(), migrations).await?;
         }
         Ok(pool)
+    }
+
+    /// What is told on a channel, on a connection of its own, so that no request lacks one.
+    pub(super) async fn listen(&self, channel: &str) -> Result<PgListener> {
+        let options = (*self.pool.connect_options()).clone();
+        let own = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.patience)
+            .connect_with(options)
+            .await?;
+        let mut listener = PgListener::connect_with(&own).await?;
+        listener.listen(channel).await?;
+        Ok(listener)
     }
 
     pub(super) fn pool(&self) -> &PgPool {

@@ -19,11 +19,12 @@ on_every_pair!(
     me_is_what_the_token_says,
 );
 
-/// A file, an import and an upload of a tenant.
+/// A file, an import, an upload and a link of a tenant.
 struct Things {
     file: Value,
     import: Value,
     upload: Value,
+    link: Value,
 }
 
 impl Things {
@@ -43,11 +44,21 @@ impl Things {
             file: client.upload("secret-name", "secret").await,
             import: import.json(202),
             upload: json!({"id": upload}),
+            link: send(
+                client
+                    .post("/v1/links")
+                    .json(&json!({"url": "https://secret.example.com/"})),
+            )
+            .await
+            .json(201),
         }
     }
 
     /// The id that the route wants, if it wants one.
     fn id(&self, route: &Route) -> &str {
+        if route.path.contains("slug}") {
+            return self.link["slug"].as_str().unwrap();
+        }
         id(if route.path.starts_with("/v1/imports") {
             &self.import
         } else if route.path.starts_with("/v1/uploads") {
@@ -63,6 +74,8 @@ async fn call(client: &Client, route: &Route, id: &str) -> Answer {
     let path = route
         .path
         .replace("{id}", id)
+        .replace("{slug}", id)
+        .replace("{*slug}", id)
         .replace("{version}", "1")
         .replace("{token}", "forged.token")
         .replace("{file}", "index.css");
@@ -83,6 +96,10 @@ async fn call(client: &Client, route: &Route, id: &str) -> Answer {
         (Takes::Json, Some("createSignedUrl")) => {
             request.json(&json!({"method": "HEAD", "expires_in_s": 60}))
         }
+        (Takes::Json, Some("createLink")) => request.json(&json!({"url": "https://example.com/"})),
+        (Takes::Json, Some("unlockLink")) => request
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("password=x"),
         (Takes::Json, _) => request.json(&json!({})),
         (Takes::Items, _) => request.json(&json!({"items": [{"url": "ftp://example.com/"}]})),
     };
@@ -177,10 +194,14 @@ fn foreign(operation: &str) -> Foreign {
         | "actOnTusUpload"
         | "getUpload"
         | "abortUpload"
-        | "createSignedUrl" => Foreign::NotFound,
+        | "createSignedUrl"
+        | "getLink"
+        | "updateLink"
+        | "deleteLink" => Foreign::NotFound,
         "batchDeleteFiles" => Foreign::NotFoundWithin,
-        "uploadFile" | "listFiles" | "createImport" | "listImports" | "getUsage" | "getMe"
-        | "getTus" | "createTusUpload" | "listUploads" => Foreign::Own,
+        "uploadFile" | "listFiles" | "createImport" | "listImports" | "createLink"
+        | "createLinks" | "listLinks" | "getUsage" | "getMe" | "getTus" | "createTusUpload"
+        | "listUploads" => Foreign::Own,
         "getMetrics" => Foreign::Numbers,
         other => panic!("what does another tenant get of {other}?"),
     }

@@ -10,6 +10,7 @@ mod deeds;
 mod generation;
 mod imports;
 mod late;
+mod links;
 mod model;
 mod races;
 mod reaping;

@@ -13,6 +13,7 @@ mod idempotency;
 mod identity;
 mod imports;
 mod layers;
+mod links;
 mod metadata_conformance;
 mod metrics;
 mod objects_conformance;

@@ -518,9 +518,11 @@ fn the_document_describes_every_route_and_nothing_else() {
         let (method, path, description) = described
             .remove(operation)
             .unwrap_or_else(|| panic!("{operation} is not described"));
+        // OpenAPI has no word for a parameter with slashes.
+        let known = route.path.replace("{*", "{");
         assert_eq!(
             (method.as_str(), path.as_str()),
-            (route.method.as_str(), route.path)
+            (route.method.as_str(), known.as_str())
         );
         let security = match route.access {
             Access::Public | Access::Signed => json!([]),

@@ -6,6 +6,7 @@ use std::ops::Range;
 use box_service::clock::Timestamp;
 use box_service::domain::Domain;
 use box_service::domain::files::{Content, File, Filter, Metadata, Page, Sort, SortBy};
+use box_service::domain::links::Wanted;
 use box_service::id::{FileId, Tenant};
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
@@ -15,6 +16,18 @@ use sha2::{Digest, Sha256};
 pub struct View {
     pub files: BTreeMap<String, Seen>,
     pub gone: BTreeMap<FileId, Vec<String>>,
+    /// By their slugs.
+    pub links: BTreeMap<String, SeenLink>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SeenLink {
+    pub url: String,
+    pub revision: i64,
+    pub disabled: bool,
+    pub uses: i64,
+    pub has_password: bool,
+    pub happened: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +102,20 @@ impl View {
                 let twice = view.files.insert(name.clone(), seen);
                 assert!(twice.is_none(), "there are two files {name}");
             }
+        }
+        let wanted = Wanted::default();
+        let (links, more) = domain.link_list(tenant, &wanted, "", 1_000).await.unwrap();
+        assert_eq!(more, None, "there are more links than are looked at");
+        for link in links {
+            let seen = SeenLink {
+                url: link.url.unwrap_or_default(),
+                revision: link.revision,
+                disabled: link.disabled,
+                uses: link.uses,
+                has_password: link.has_password,
+                happened: actions(domain, tenant, &link.slug).await,
+            };
+            view.links.insert(link.slug, seen);
         }
         for id in missing {
             let actions = actions(domain, tenant, id).await;
@@ -197,7 +224,7 @@ pub async fn read(domain: &Domain, content: &Content, range: Range<u64>) -> Vec<
     bytes
 }
 
-async fn actions(domain: &Domain, tenant: &Tenant, id: FileId) -> Vec<String> {
+async fn actions(domain: &Domain, tenant: &Tenant, id: impl ToString) -> Vec<String> {
     let mut reader = domain.metadata.reader().await.unwrap();
     let actions = reader.conn().event_actions(tenant, &id.to_string()).await;
     let mut actions = actions.unwrap();

@@ -19,15 +19,16 @@ conformance!(
     usage_is_counted_when_it_is_introduced,
     what_was_there_before_a_migration_is_kept,
     an_older_binary_goes_on_working,
+    a_lower_number_is_applied_after_a_higher_one,
 );
 
 static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
 static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
 
-/// The migrations up to this one.
-fn up_to(migrations: &Migrator, version: i64) -> Migrator {
+/// The migrations with these numbers.
+fn only(migrations: &Migrator, is: impl Fn(i64) -> bool) -> Migrator {
     let first = (migrations.iter())
-        .filter(|migration| migration.version <= version)
+        .filter(|migration| is(migration.version))
         .cloned()
         .collect();
     Migrator::with_migrations(first)
@@ -35,17 +36,21 @@ fn up_to(migrations: &Migrator, version: i64) -> Migrator {
 
 /// A database with the first schema, to be opened by whoever wants it migrated.
 async fn first_schema(kind: Kind) -> Database {
+    schema(kind, |version| version == 1).await
+}
+
+async fn schema(kind: Kind, is: impl Fn(i64) -> bool) -> Database {
     let database = Database::create(kind).await.unwrap();
     match kind {
         Kind::Sqlite => {
             let options: SqliteConnectOptions = database.url().parse().unwrap();
             let mut conn = options.create_if_missing(true).connect().await.unwrap();
-            up_to(&SQLITE, 1).run(&mut conn).await.unwrap();
+            only(&SQLITE, is).run(&mut conn).await.unwrap();
             conn.close().await.unwrap();
         }
         Kind::Postgres => {
             let mut conn = PgConnection::connect(database.url()).await.unwrap();
-            up_to(&POSTGRES, 1).run(&mut conn).await.unwrap();
+            only(&POSTGRES, is).run(&mut conn).await.unwrap();
             conn.close().await.unwrap();
         }
     }
@@ -278,6 +283,22 @@ async fn what_was_there_before_a_migration_is_kept(fixture: Fixture) {
 }
 
 /// While replicas are replaced one by one.
+/// Numbers are given out when work begins, and land in another order.
+async fn a_lower_number_is_applied_after_a_higher_one(fixture: Fixture) {
+    let database = schema(fixture.kind, |version| version != 6).await;
+    let checked = Settings {
+        migrate: false,
+        ..settings(&database)
+    };
+    let error = Metadata::open(&checked).await.err().unwrap();
+    assert!(error.to_string().contains("box migrate"), "{error}");
+    let metadata = Metadata::open(&settings(&database)).await.unwrap();
+    let mut reader = metadata.reader().await.unwrap();
+    assert_eq!(reader.conn().link_find("x").await.unwrap(), None);
+    drop(reader);
+    Metadata::open(&checked).await.unwrap();
+}
+
 async fn an_older_binary_goes_on_working(fixture: Fixture) {
     let database = first_schema(fixture.kind).await;
     let sql = Sql(fixture.kind);
