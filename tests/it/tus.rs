@@ -350,7 +350,7 @@ async fn what_came_before_a_connection_broke_is_kept(service: &Service) {
         "upload-offset: 0",
         &format!("content-length: {}", bytes.len()),
     ];
-    let line = format!("PATCH {path} HTTP/1.1");
+    let line = format!("PATCH {path}");
     let came = MIB + 100;
     drop(raw::send(service, &line, &fields, &bytes[..came]).await);
     let patience = tokio::time::Instant::now() + Duration::from_secs(60);
@@ -374,7 +374,7 @@ async fn a_silent_writer_gives_way(service: &Service) {
         "upload-offset: 0",
         "content-length: 6",
     ];
-    let line = format!("PATCH {path} HTTP/1.1");
+    let line = format!("PATCH {path}");
     let silent = raw::send(service, &line, &fields, b"abc").await;
     // It may come before the other one has begun.
     loop {
