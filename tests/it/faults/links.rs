@@ -1,7 +1,7 @@
 //! Links: made, changed, deleted, and used as often as they may be.
 
 use box_service::domain::links::{LinkPatch, NewLink};
-use box_service::domain::{Caller, Domain};
+use box_service::domain::{Caller, Domain, Links};
 use box_service::error::{Error, Result};
 
 use super::site::Site;
@@ -14,6 +14,7 @@ walk_on_every_pair!(
     link_changed: Changed,
     link_deleted: Deleted,
     link_used: Used,
+    link_uses_written: UsesWritten,
 );
 
 const URL: &str = "https://example.com/";
@@ -147,5 +148,38 @@ impl Operation for Used {
 
     fn done(&self, slug: &String, view: &mut View) {
         view.links.get_mut(slug).unwrap().uses = 1;
+    }
+}
+
+struct UsesWritten;
+
+/// Of a link without a most. What could not be written is kept in memory, which here ends with the run.
+impl Operation for UsesWritten {
+    const NAME: &'static str = "uses of a link written";
+    type Given = String;
+
+    async fn prepare(&self, site: &Site, caller: &Caller) -> String {
+        let new = NewLink {
+            max_uses: None,
+            ..new(caller)
+        };
+        let made = site.calm.link_create(caller, new, None).await;
+        made.unwrap().slug
+    }
+
+    async fn run(&self, domain: &Domain, _: &Caller, slug: &String) -> Result<()> {
+        let domain = Domain {
+            links: Links::default(),
+            ..domain.clone()
+        };
+        for _ in 0..2 {
+            let link = domain.link_resolve(slug).await?;
+            assert!(domain.link_use(&link).await?);
+        }
+        domain.link_uses_flush().await
+    }
+
+    fn done(&self, slug: &String, view: &mut View) {
+        view.links.get_mut(slug).unwrap().uses = 2;
     }
 }
