@@ -366,7 +366,7 @@ async fn receive(
     check: Option<Box<dyn Check>>,
     body: axum::body::Body,
 ) -> Result<Upload> {
-    let source = extract::byte_stream(body, app.config.limits.idle_timeout);
+    let source = extract::byte_stream(body, &app.config.limits);
     let (domain, caller) = (app.domain.clone(), caller.clone());
     let work = async move {
         domain
