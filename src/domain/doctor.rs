@@ -77,7 +77,11 @@ impl Domain {
     pub async fn probe_read(&self, probe: &Probe) -> Result<()> {
         let size = u64::try_from(probe.content.len()).map_err(Error::internal)?;
         let found = self.objects.head(&probe.key).await?;
-        if found.is_none_or(|found| found.size != size) {
+        let Some(found) = found else {
+            // Also where this stood still for so long that the reaper took it for a crash's.
+            return Err(Error::unavailable("what was written is not there"));
+        };
+        if found.size != size {
             return Err(Error::internal("the store gives it another length"));
         }
         let stream = self.objects.read(&probe.key, 0..size).await?;
