@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::{FutureExt, TryStreamExt};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::id::{ObjectId, Tenant};
 use crate::metadata::objects::{FIRST_EPOCH, Intent};
 use crate::metadata::usage::Amount;
@@ -77,15 +77,21 @@ impl Domain {
     pub async fn probe_read(&self, probe: &Probe) -> Result<()> {
         let size = u64::try_from(probe.content.len()).map_err(Error::internal)?;
         let found = self.objects.head(&probe.key).await?;
-        let Some(found) = found else {
-            // Also where this stood still for so long that the reaper took it for a crash's.
-            return Err(Error::unavailable("what was written is not there"));
-        };
+        // Also where this stood still for so long that the reaper took it for a crash's.
+        let gone = || Error::unavailable("what was written is not there");
+        let found = found.ok_or_else(gone)?;
         if found.size != size {
             return Err(Error::internal("the store gives it another length"));
         }
-        let stream = self.objects.read(&probe.key, 0..size).await?;
-        let read: Vec<Bytes> = stream.try_collect().await?;
+        let read: Result<Vec<Bytes>> = async {
+            let stream = self.objects.read(&probe.key, 0..size).await?;
+            stream.try_collect().await
+        }
+        .await;
+        let read = read.map_err(|error| match error.kind() {
+            Kind::NotFound => gone(),
+            _ => error,
+        })?;
         if read.concat() != probe.content {
             return Err(Error::internal("other bytes came back than were written"));
         }

@@ -791,3 +791,29 @@ impl<S: Stream<Item = Result<Bytes>> + Send + Unpin> Bodies<S> {
             .unwrap_or_else(|| Error::internal("nothing was refused"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What replicas of another version have recorded must be read, and they what is recorded here.
+    #[test]
+    fn the_recorded_state_of_a_hash_is_of_one_form() {
+        let bytes: Vec<u8> = (0..67).collect();
+        let state = frozen(&Sha256::new_with_prefix(&bytes));
+        assert_eq!(hex::encode(&state), RECORDED);
+        let mut hasher = thawed(&state).unwrap();
+        hasher.update(b"more");
+        let whole = [&bytes[..], b"more"].concat();
+        assert_eq!(hasher.finalize(), Sha256::digest(whole));
+        assert!(thawed(&state[1..]).is_err());
+    }
+
+    /// The state after the first block (FIPS 180-4, section 6.2), little-endian; the count of blocks; how
+    /// much of the next one there is, and that.
+    const RECORDED: &str = concat!(
+        "dfa299fc7a2af48880d1b97ba2c6cd335f755602509a5b9d31cca944a784be5a",
+        "0100000000000000",
+        "03404142000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+    );
+}
