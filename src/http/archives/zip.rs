@@ -280,8 +280,11 @@ mod tests {
         u64::from_le_bytes(padded)
     }
 
+    /// What stands before and behind a content.
+    type Around = (Vec<u8>, Vec<u8>);
+
     /// The heads, descriptors and directory of an archive, with the contents left out.
-    fn written(entries: &[Entry<&str>]) -> (Vec<(Vec<u8>, Vec<u8>)>, Vec<u8>) {
+    fn written(entries: &[Entry<&str>]) -> (Vec<Around>, Vec<u8>) {
         let mut zip = Zip::new();
         let mut parts = Vec::new();
         let mut length_of_all = 0;
