@@ -138,7 +138,7 @@ pub async fn open_domain_with(
         ends,
         older: Arc::default(),
         ahead: Ahead::default(),
-        archives: Default::default(),
+        archives: Places::new(config.archive.per_tenant),
         links: Links::default(),
         process,
         audit_keys,

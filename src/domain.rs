@@ -14,6 +14,7 @@ use crate::id::{ClaimId, Tenant};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::places::Places;
 
 pub use ahead::Ahead;
 pub use links::Links;
@@ -90,7 +91,7 @@ pub struct Domain {
     pub older: Arc<AtomicBool>,
     pub ahead: Ahead,
     /// Archives that are being sent.
-    pub archives: archives::Sending,
+    pub archives: Places<Tenant>,
     pub links: Links,
     /// Of this process, in the leases that it takes.
     pub process: ClaimId,

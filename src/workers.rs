@@ -46,7 +46,7 @@ pub async fn links(domain: Domain, stop: CancellationToken) {
     };
     let follow = async {
         loop {
-            if let Err(error) = domain.link_follow().await {
+            if let Err(error) = domain.link_changes_watch().await {
                 tracing::warn!(%error, "what other replicas change of links is not told now; links are believed for 5 s");
             }
             tokio::time::sleep(USES).await;

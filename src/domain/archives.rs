@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Invalid, Kind, Result};
 use crate::id::{FileId, ObjectId, Tenant};
 use crate::objects::ByteStream;
+use crate::places::Place;
 
 use super::Domain;
 use super::files::{After, Content, File, Filter, Page, Sort, SortBy, SortKey};
@@ -41,53 +41,16 @@ pub struct Member {
     pub at: Timestamp,
 }
 
-/// How many archives each tenant is being sent by this process.
-#[derive(Clone, Default)]
-pub struct Sending(Arc<Mutex<HashMap<Tenant, u32>>>);
-
-/// The right to send one archive; it ends with this.
-pub struct Slot {
-    tenant: Tenant,
-    sending: Sending,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut sending = self.sending.lock();
-        if let Some(count) = sending.get_mut(&self.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                sending.remove(&self.tenant);
-            }
-        }
-    }
-}
-
-impl Sending {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Tenant, u32>> {
-        // Numbers are whole at every moment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Domain {
     /// # Errors
     /// `RateLimited`: the tenant is being sent as many archives as it may have at a time.
-    pub fn archive_slot(&self, tenant: &Tenant) -> Result<Slot> {
-        let most = self.rules.archive.per_tenant;
-        let mut sending = self.archives.lock();
-        let count = sending.entry(tenant.clone()).or_default();
-        if *count >= most {
-            return Err(Error::new(
+    pub fn archive_place(&self, tenant: &Tenant) -> Result<Place<Tenant>> {
+        self.archives.take(tenant).ok_or_else(|| {
+            let most = self.rules.archive.per_tenant;
+            Error::new(
                 Kind::RateLimited,
                 format!("A tenant is sent at most {most} archives at the same time."),
-            ));
-        }
-        *count += 1;
-        drop(sending);
-        Ok(Slot {
-            tenant: tenant.clone(),
-            sending: self.archives.clone(),
+            )
         })
     }
 

@@ -744,7 +744,7 @@ impl Domain {
     }
 
     /// Follows what other replicas change, until the connection is lost.
-    pub async fn link_follow(&self) -> Result<()> {
+    pub async fn link_changes_watch(&self) -> Result<()> {
         let Some(mut changes) = self.metadata.link_changes().await? else {
             // There are no others.
             return std::future::pending().await;

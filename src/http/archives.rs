@@ -7,7 +7,7 @@ use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
     CONTENT_TYPE,
 };
-use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,19 +15,18 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::app::App;
 use crate::domain::Domain;
-use crate::domain::archives::{Chosen, Member, Slot};
-use crate::domain::audit::Access;
+use crate::domain::archives::{Chosen, Member};
 use crate::domain::files::Metadata;
 use crate::domain::properties::name_fault;
 use crate::error::{Error, Invalid, Kind, Result};
 use crate::id::{FileId, Tenant};
 use crate::objects::ByteStream;
+use crate::places::Place;
 
 use super::disposition::{self, Disposition};
 use super::extract::{self, JSON_BODY, Query, Remote};
@@ -159,9 +158,9 @@ pub(super) async fn create(
         _ => return Err(Error::invalid("", "must have either ids or filter")),
     };
     if !sign {
-        let slot = app.domain.archive_slot(&tenant)?;
+        let place = app.domain.archive_place(&tenant)?;
         let members = app.domain.archive_members(&tenant, chosen).await?;
-        return send(&app, tenant, members, new.name, slot).await;
+        return send(&app, tenant, members, new.name, place).await;
     }
     let ids = match &chosen {
         Chosen::Ids(ids) => Some(packed(ids)),
@@ -214,24 +213,14 @@ pub(super) async fn send_granted(
 ) -> Result<Response> {
     let caller = remote.caller(grant.tenant.clone(), grant.subject);
     let granted = grant.expires_at > app.domain.clock.now().as_micros();
-    let access = if granted {
-        Access::Signed
-    } else {
-        Access::Refused
-    };
-    let detail = json!({"method": "GET"});
-    app.domain
-        .access_note(access, &caller, "archive".to_owned(), detail);
-    if !granted {
-        return Err(signed::not_valid());
-    }
+    signed::admit(app, &caller, granted, "archive".to_owned(), &Method::GET)?;
     Query::read(uri, &[])?;
     let tenant = grant.tenant;
     let chosen = match grant.of {
         Of::Ids(ids) => Chosen::Ids(unpacked(&ids).ok_or_else(signed::not_valid)?),
         Of::Filter(filter) => filter.chosen(app, &tenant)?,
     };
-    let slot = app.domain.archive_slot(&tenant)?;
+    let place = app.domain.archive_place(&tenant)?;
     let members = app
         .domain
         .archive_members(&tenant, chosen)
@@ -244,7 +233,7 @@ pub(super) async fn send_granted(
             ),
             _ => error,
         })?;
-    send(app, tenant, members, grant.name, slot).await
+    send(app, tenant, members, grant.name, place).await
 }
 
 /// What is no id names nothing.
@@ -326,13 +315,13 @@ async fn send(
     tenant: Tenant,
     members: Vec<Member>,
     name: Option<String>,
-    slot: Slot,
+    place: Place<Tenant>,
 ) -> Result<Response> {
     let length = zip::length(members.iter().map(|member| entry(member, &*member.name)));
     let mut members = members.into_iter();
     // Before the status is sent, so that what can't be read at all is told.
     let first = next(&app.domain, &tenant, &mut members).await?;
-    let bytes = written(app.domain.clone(), tenant, first, members, slot);
+    let bytes = written(app.domain.clone(), tenant, first, members, place);
     let mut name = name.unwrap_or_else(|| UNNAMED.to_owned());
     if !name.to_ascii_lowercase().ends_with(".zip") {
         name.push_str(".zip");
@@ -416,7 +405,7 @@ fn written(
     tenant: Tenant,
     first: Option<Opened>,
     mut members: std::vec::IntoIter<Member>,
-    slot: Slot,
+    place: Place<Tenant>,
 ) -> ByteStream {
     async_stream::try_stream! {
         let mut zip = Zip::new();
@@ -461,7 +450,7 @@ fn written(
         while let Some(piece) = pieces.next() {
             if pieces.peek().is_none() {
                 // Who has the last byte may ask for another archive.
-                drop(slot);
+                drop(place);
                 yield Bytes::from(piece);
                 return;
             }

@@ -276,19 +276,26 @@ fn granted(
     let grant = grant.ok_or_else(not_valid)?;
     let caller = remote.caller(grant.tenant.clone(), grant.subject.clone());
     let granted = grant.method.is(method) && grant.expires_at > now;
+    admit(app, &caller, granted, grant.file.to_string(), method)?;
+    Ok((grant, caller))
+}
+
+/// Notes an access by a URL that the service signed, and refuses what the URL does not allow, or not any more.
+pub(super) fn admit(
+    app: &App,
+    caller: &Caller,
+    granted: bool,
+    target: String,
+    method: &Method,
+) -> Result<()> {
     let access = if granted {
         Access::Signed
     } else {
         Access::Refused
     };
     let detail = json!({"method": method.as_str()});
-    app.domain
-        .access_note(access, &caller, grant.file.to_string(), detail);
-    if granted {
-        Ok((grant, caller))
-    } else {
-        Err(not_valid())
-    }
+    app.domain.access_note(access, caller, target, detail);
+    if granted { Ok(()) } else { Err(not_valid()) }
 }
 
 pub(super) fn not_valid() -> Error {
