@@ -4,7 +4,6 @@
 //! (`hot`). Uses are gathered and written every second (`uses`), but for links that have a most: each of
 //! those is counted in the database before it is answered.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -18,10 +17,11 @@ use crate::metadata::Conn;
 
 pub use crate::metadata::links::Link;
 
-use super::once::{self, Key, Once};
 use super::{Caller, Domain};
 
+mod following;
 mod hot;
+mod making;
 mod passwords;
 mod uses;
 
@@ -34,18 +34,9 @@ const SLUG_BYTES: usize = 128;
 const URL_BYTES: usize = 8 * 1024;
 const PASSWORD_BYTES: usize = 256;
 
-/// Characters of a slug that is made: 59 bits.
-const MADE: usize = 10;
-
-/// How often a made slug may be taken: once is a coincidence, twice is none.
-const MADE_ATTEMPTS: usize = 4;
-
 /// Links that a list looks at for one page.
 const LOOKED_AT: u32 = 10_000;
 const AT_ONCE: u32 = 1_000;
-
-/// Links that are made in one transaction.
-const CHUNK: usize = 1_000;
 
 /// Slugs that are freed in one transaction.
 const SWEPT: u32 = 1_000;
@@ -258,275 +249,9 @@ impl Domain {
         faults.end()
     }
 
-    fn link_slug(&self, tenant: &Tenant) -> String {
-        const LETTERS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-        let mut slug = String::new();
-        if self.rules.links.tenant_prefix {
-            slug.push_str(tenant.as_str());
-            slug.push('/');
-        }
-        for _ in 0..MADE {
-            slug.push(char::from(LETTERS[rand::random_range(0..LETTERS.len())]));
-        }
-        slug
-    }
-
     /// Deleted links that were deleted by then keep no slug from anybody.
     fn link_reserved(&self) -> Timestamp {
         self.clock.now().minus(self.rules.links.reserve)
-    }
-
-    /// # Errors
-    /// `InvalidRequest`; `Conflict` where the slug is taken, or reserved to another tenant.
-    pub async fn link_create(
-        &self,
-        caller: &Caller,
-        mut new: NewLink,
-        once: Option<Once>,
-    ) -> Result<Link> {
-        self.link_check(&caller.tenant, &mut new)?;
-        let Some(once) = once else {
-            let made = self.link_made(caller, &new, None).await?;
-            return made.ok_or_else(|| Error::internal("a link without a key lost it"));
-        };
-        let key = once.key(caller);
-        loop {
-            let abandoned = match self.once_look(&once, &key).await? {
-                Key::Free => None,
-                Key::Abandoned(since) => Some(since),
-                // The fingerprint covers all of the request.
-                Key::Done(done) => return once::made(&done, &once.fingerprint),
-            };
-            let claim = (key.clone(), once.fingerprint, abandoned);
-            if let Some(link) = self.link_made(caller, &new, Some(claim)).await? {
-                return Ok(link);
-            }
-        }
-    }
-
-    /// None: another request has the key.
-    async fn link_made(
-        &self,
-        caller: &Caller,
-        new: &NewLink,
-        claim: Option<super::content::Claim>,
-    ) -> Result<Option<Link>> {
-        let password = match &new.password {
-            Some(password) => Some(self.links.0.passwords.hash(password).await?),
-            None => None,
-        };
-        for attempt in 1.. {
-            let slug = match &new.slug {
-                Some(slug) => slug.clone(),
-                None => self.link_slug(&caller.tenant),
-            };
-            let link = self.link_of(caller, new, slug, password.clone());
-            match self.link_insert(caller, link, claim.clone()).await {
-                Err(error)
-                    if error.kind() == Kind::Conflict
-                        && new.slug.is_none()
-                        && attempt < MADE_ATTEMPTS => {}
-                outcome => return outcome,
-            }
-        }
-        Err(taken())
-    }
-
-    fn link_of(
-        &self,
-        caller: &Caller,
-        new: &NewLink,
-        slug: String,
-        password: Option<String>,
-    ) -> Link {
-        let now = self.clock.now();
-        Link {
-            slug,
-            tenant: caller.tenant.clone(),
-            url: new.url.clone(),
-            file_id: new.file_id,
-            has_password: password.is_some(),
-            password,
-            disposition: new.disposition.map(str::to_owned),
-            disabled: false,
-            expires_at: new.expires_at,
-            max_uses: new.max_uses,
-            uses: 0,
-            last_used_at: None,
-            revision: 1,
-            created_at: now,
-            updated_at: now,
-            created_by: caller.subject.clone(),
-            deleted_at: None,
-        }
-    }
-
-    async fn link_insert(
-        &self,
-        caller: &Caller,
-        link: Link,
-        claim: Option<super::content::Claim>,
-    ) -> Result<Option<Link>> {
-        let slug = link.slug.clone();
-        let event = self.event(caller, "link.created", &slug, json!({}));
-        let (now, expired, reserved) = (link.created_at, self.once_expired(), self.link_reserved());
-        let made = self
-            .metadata
-            .write((event, link, claim), move |tx, (event, link, claim)| {
-                async move {
-                    leads_somewhere(tx, link, now).await?;
-                    if let Some((key, fingerprint, abandoned)) = claim {
-                        if let Some(since) = abandoned {
-                            tx.idempotency_forget(key, *since, expired).await?;
-                        }
-                        let done = once::done(*fingerprint, link)?;
-                        if !tx.idempotency_record(key, fingerprint, &done, now).await? {
-                            return Ok(None);
-                        }
-                    }
-                    if !tx.link_insert(link, reserved).await? {
-                        return Err(taken());
-                    }
-                    tx.event_insert(event).await?;
-                    Ok(Some(link.clone()))
-                }
-                .boxed()
-            })
-            .await;
-        // A deleted one of the same slug may be known here.
-        self.links.0.hot.drop_one(&slug);
-        made
-    }
-
-    /// Makes many links, each on its own, and tells in the order given what became of each: its slug, or
-    /// why there is none. A chunk of them shares a transaction and an event; where one fails, its
-    /// links and those behind it are not made.
-    pub async fn link_create_many(
-        &self,
-        caller: &Caller,
-        new: Vec<Result<NewLink>>,
-    ) -> Vec<Result<String>> {
-        let mut outcomes = Vec::with_capacity(new.len());
-        let mut new = new.into_iter().peekable();
-        let mut away = false;
-        while new.peek().is_some() {
-            let chunk: Vec<_> = new.by_ref().take(CHUNK).collect();
-            if away {
-                let unknown = || Error::unavailable("a chunk before this one failed");
-                outcomes.extend(chunk.iter().map(|_| Err(unknown())));
-                continue;
-            }
-            let made = self.link_create_chunk(caller, chunk).await;
-            away = made
-                .iter()
-                .any(|one| matches!(one, Err(error) if error.kind() == Kind::Unavailable));
-            outcomes.extend(made);
-        }
-        outcomes
-    }
-
-    async fn link_create_chunk(
-        &self,
-        caller: &Caller,
-        new: Vec<Result<NewLink>>,
-    ) -> Vec<Result<String>> {
-        let mut slugs = HashSet::new();
-        let checked: Vec<Result<Link>> = new
-            .into_iter()
-            .map(|new| {
-                let mut new = new?;
-                if new.password.is_some() {
-                    // Ten thousand of them would take minutes.
-                    let detail = "can't be set here: make the link on its own, or change it";
-                    return Err(Error::invalid("/password", detail));
-                }
-                self.link_check(&caller.tenant, &mut new)?;
-                let slug = match new.slug.take() {
-                    Some(slug) => slug,
-                    None => self.link_slug(&caller.tenant),
-                };
-                if !slugs.insert(slug.clone()) {
-                    return Err(taken());
-                }
-                Ok(self.link_of(caller, &new, slug, None))
-            })
-            .collect();
-        let mut links: Vec<Link> = checked
-            .iter()
-            .filter_map(|one| one.as_ref().ok().cloned())
-            .collect();
-        // In one order, so that two who ask for the same slugs don't wait for each other.
-        links.sort_by(|a, b| a.slug.cmp(&b.slug));
-        let made = self.link_insert_many(caller, links).await;
-        for slug in &slugs {
-            self.links.0.hot.drop_one(slug);
-        }
-        checked
-            .into_iter()
-            .map(|link| {
-                let link = link?;
-                match &made {
-                    Ok(made) if made.no_file.contains(&link.slug) => Err(no_file()),
-                    Ok(made) if made.slugs.contains(&link.slug) => Ok(link.slug),
-                    Ok(_) => Err(taken()),
-                    Err(error) => Err(Error::new(
-                        error.kind(),
-                        "The link may not be made: try again.",
-                    )),
-                }
-            })
-            .collect()
-    }
-
-    async fn link_insert_many(&self, caller: &Caller, links: Vec<Link>) -> Result<MadeMany> {
-        if links.is_empty() {
-            return Ok(MadeMany::default());
-        }
-        let now = self.clock.now();
-        let reserved = self.link_reserved();
-        let event = self.event(caller, "link.created", "batch", json!({}));
-        let outcome = self
-            .metadata
-            .write((event, links), move |tx, (event, links)| {
-                async move {
-                    let mut files = HashMap::new();
-                    let mut made = MadeMany::default();
-                    let mut good = Vec::with_capacity(links.len());
-                    for link in links {
-                        let there = match link.file_id {
-                            None => true,
-                            Some(id) => match files.get(&id) {
-                                Some(there) => *there,
-                                None => {
-                                    let file = tx.file_get(&event.tenant, id).await?;
-                                    let there = file.is_some_and(|file| !file.has_expired(now));
-                                    files.insert(id, there);
-                                    there
-                                }
-                            },
-                        };
-                        if there {
-                            good.push(link.clone());
-                        } else {
-                            made.no_file.insert(link.slug.clone());
-                        }
-                    }
-                    let slugs = tx.link_insert_many(&good, reserved).await?;
-                    if !slugs.is_empty() {
-                        let mut event = event.clone();
-                        event.detail = json!({ "slugs": slugs });
-                        tx.event_insert(&event).await?;
-                    }
-                    made.slugs = slugs.into_iter().collect();
-                    Ok(made)
-                }
-                .boxed()
-            })
-            .await;
-        if let Err(error) = &outcome {
-            tracing::warn!(%error, "a chunk of links could not be made");
-        }
-        outcome
     }
 
     /// The link; None where there is none, and where it is another tenant's.
@@ -681,84 +406,6 @@ impl Domain {
         deleted
     }
 
-    /// The link that a slug leads through, whoever's it is.
-    ///
-    /// # Errors
-    /// `NotFound` where there never was one; `Gone` where it is not to be used any more.
-    pub async fn link_resolve(&self, slug: &str) -> Result<Arc<Link>> {
-        if slug_fault(slug).is_some() {
-            return Err(Error::not_found());
-        }
-        let hot = &self.links.0.hot;
-        let link = match hot.get(slug) {
-            Some(link) => {
-                self.metrics.links.hot.inc();
-                link
-            }
-            None => {
-                self.metrics.links.looked_up.inc();
-                let before = hot.moment();
-                let mut reader = self.metadata.reader().await?;
-                let found = reader.conn().link_find(slug).await?;
-                let link = Arc::new(found.ok_or_else(Error::not_found)?);
-                // One that has a most is counted in the database, and looked up there.
-                if link.max_uses.is_none() {
-                    hot.keep(link.clone(), before);
-                }
-                link
-            }
-        };
-        if link.deleted_at.is_some() {
-            return Err(gone("The link was deleted."));
-        }
-        match State::of(&link, self.clock.now()) {
-            State::Active => Ok(link),
-            State::Expired => Err(gone("The link has expired.")),
-            State::Spent => Err(gone("The link was used as often as it may be.")),
-            State::Disabled => Err(gone("The link is disabled.")),
-        }
-    }
-
-    /// Counts a use. False where the link is not any more as it was looked at: it is to be looked up again.
-    pub async fn link_use(&self, link: &Link) -> Result<bool> {
-        let now = self.clock.now();
-        if link.max_uses.is_none() {
-            if self.links.0.gathered.add(link, now) {
-                return Ok(true);
-            }
-            // There is no room for it.
-            self.link_uses_flush().await?;
-            self.links.0.gathered.add(link, now);
-            return Ok(true);
-        }
-        self.metadata
-            .write(link.clone(), move |tx, link| {
-                async move { tx.link_spend(link, now).await }.boxed()
-            })
-            .await
-    }
-
-    /// Writes the uses that were gathered. Those that could not be written are kept for the next time.
-    pub async fn link_uses_flush(&self) -> Result<()> {
-        self.links.0.gathered.flush(&self.metadata).await
-    }
-
-    /// Follows what other replicas change, until the connection is lost.
-    pub async fn link_changes_watch(&self) -> Result<()> {
-        let Some(mut changes) = self.metadata.link_changes().await? else {
-            // There are no others.
-            return std::future::pending().await;
-        };
-        // What was told before is not known.
-        self.links.0.hot.drop_all();
-        loop {
-            match changes.next().await? {
-                Some(slug) => self.links.0.hot.drop_one(&slug),
-                None => self.links.0.hot.drop_all(),
-            }
-        }
-    }
-
     pub(super) async fn link_sweep(&self) -> Result<()> {
         loop {
             let before = self.link_reserved();
@@ -773,13 +420,6 @@ impl Domain {
             }
         }
     }
-}
-
-/// What became of many links that were to be made: of those in neither, the slug is taken.
-#[derive(Default)]
-struct MadeMany {
-    slugs: HashSet<String>,
-    no_file: HashSet<String>,
 }
 
 fn no_file() -> Error {

@@ -19,11 +19,14 @@ use crate::metadata::usage::Change;
 use super::files::{NewFile, UNNAMED};
 use super::{Caller, Domain, quota};
 
+mod bodies;
 mod ending;
+mod hashing;
 mod receiving;
 
 pub use crate::metadata::uploads::{State, Strategy, Upload};
-pub use receiving::{Append, Check};
+pub use bodies::Check;
+pub use receiving::Append;
 
 /// Uploads removed in one look.
 const BATCH: u32 = 100;

@@ -12,8 +12,9 @@ use crate::objects::ByteStream;
 
 use super::super::files::{File, Sniff, lease_ran_out};
 use super::super::{Caller, Domain, quota};
+use super::hashing::thawed;
 use super::lost;
-use super::receiving::{Held, holds, thawed};
+use super::receiving::{Held, holds};
 
 /// How many first bytes decide a content type that was not declared.
 const SNIFFED: u64 = 4096;

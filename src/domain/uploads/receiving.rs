@@ -1,11 +1,10 @@
 //! Bytes that are added to an upload.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{FutureExt, Stream, StreamExt};
-use sha2::digest::common::hazmat::SerializableState;
+use futures::{FutureExt, Stream};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,9 @@ use super::super::content::{Sink, pour, too_large};
 use super::super::files::Sniff;
 use super::super::quota::{self, Reservation};
 use super::super::{Caller, Domain};
-use super::{locked, lost};
+use super::bodies::{Bodies, Watch, longer};
+use super::hashing::{frozen, thawed};
+use super::{Check, locked, lost};
 
 /// The bytes after which what came is recorded, so that a crash loses no more.
 const SEGMENT: u64 = 64 * 1024 * 1024;
@@ -49,12 +50,6 @@ pub struct Append {
     pub brings: Option<u64>,
 }
 
-/// Looks at the bytes of one request, and says at their end whether they are what was sent.
-pub trait Check: Send {
-    fn update(&mut self, bytes: &[u8]);
-    fn holds(self: Box<Self>) -> bool;
-}
-
 /// The right to write to an upload.
 pub(super) struct Held {
     pub upload: Upload,
@@ -63,19 +58,6 @@ pub(super) struct Held {
     reserved: u64,
     watch: Arc<Watch>,
     _keeper: Keeper,
-}
-
-/// What a writer and the keeper of its lease tell each other.
-struct Watch {
-    /// When the last bytes came.
-    last: Mutex<Instant>,
-    give_way: CancellationToken,
-}
-
-impl Watch {
-    fn last(&self) -> std::sync::MutexGuard<'_, Instant> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 struct Keeper(tokio::task::JoinHandle<()>);
@@ -131,7 +113,11 @@ impl Domain {
         };
         let _active = Active::count(&self.metrics.uploads.active);
         let (epoch, watch) = (held.upload.epoch, held.watch.clone());
-        let mut bytes = Bodies::new(source, check, watch, &held.upload, append);
+        let room = held
+            .upload
+            .size
+            .map_or(u64::MAX, |size| size - append.offset);
+        let mut bytes = Bodies::new(source, check, watch, room);
         match self.upload_receive(held, &mut bytes).await {
             Ok(held) if held.upload.is_complete() => {
                 let made = self.upload_finish(caller, held, sniff).await;
@@ -661,159 +647,4 @@ pub(super) fn holds(upload: &Upload, epoch: i64, now: Timestamp) -> bool {
     upload.state == State::Open
         && upload.epoch == epoch
         && upload.writer_until.is_some_and(|until| until > now)
-}
-
-/// The crate's own form: the test below fails where another version has another one.
-fn frozen(hasher: &Sha256) -> Vec<u8> {
-    hasher.serialize().to_vec()
-}
-
-pub(super) fn thawed(state: &[u8]) -> Result<Sha256> {
-    let state = state
-        .try_into()
-        .map_err(|_| Error::internal("the state of a hash has another length"))?;
-    Sha256::deserialize(state).map_err(|_| Error::internal("the state of a hash can't be read"))
-}
-
-fn longer() -> Error {
-    Error::new(
-        Kind::PayloadTooLarge,
-        "There are more bytes than the upload's length says.",
-    )
-}
-
-/// The body of one request, a segment at a time. It ends where its source fails: what came is kept, and
-/// the failure told later.
-struct Bodies<S> {
-    source: S,
-    check: Option<Box<dyn Check>>,
-    watch: Arc<Watch>,
-    /// In bytes, of the upload.
-    room: u64,
-    next: Option<Bytes>,
-    ended: bool,
-    failed: Option<Error>,
-    refused: Option<Error>,
-}
-
-impl<S: Stream<Item = Result<Bytes>> + Send + Unpin> Bodies<S> {
-    fn new(
-        source: S,
-        check: Option<Box<dyn Check>>,
-        watch: Arc<Watch>,
-        upload: &Upload,
-        append: Append,
-    ) -> Self {
-        Self {
-            source,
-            check,
-            watch,
-            room: upload.size.map_or(u64::MAX, |size| size - append.offset),
-            next: None,
-            ended: false,
-            failed: None,
-            refused: None,
-        }
-    }
-
-    /// Waits for the next bytes; false at the end.
-    async fn more(&mut self) -> bool {
-        if self.next.is_none() && !self.ended {
-            let next = tokio::select! {
-                biased;
-                next = self.source.next() => next,
-                () = self.watch.give_way.cancelled() => Some(Err(locked())),
-            };
-            *self.watch.last() = Instant::now();
-            self.take(next);
-        }
-        self.next.is_some()
-    }
-
-    fn take(&mut self, next: Option<Result<Bytes>>) {
-        match next {
-            None => self.ended = true,
-            Some(Err(error)) => {
-                self.ended = true;
-                self.failed = Some(error);
-            }
-            Some(Ok(bytes)) if bytes.len() as u64 > self.room => {
-                self.ended = true;
-                self.failed = Some(longer());
-            }
-            Some(Ok(bytes)) => {
-                self.room -= bytes.len() as u64;
-                if let Some(check) = &mut self.check {
-                    check.update(&bytes);
-                }
-                self.next = Some(bytes);
-            }
-        }
-    }
-
-    /// Up to `most` of the bytes that come.
-    fn segment(&mut self, most: u64) -> impl Stream<Item = Result<Bytes>> + Send + Unpin {
-        let left = most;
-        futures::stream::unfold((self, left), |(bodies, left)| async move {
-            if left == 0 || !bodies.more().await {
-                return None;
-            }
-            let mut next = bodies.next.take()?;
-            let taken = usize::try_from(left).unwrap_or(usize::MAX).min(next.len());
-            let now = next.split_to(taken);
-            if !next.is_empty() {
-                bodies.next = Some(next);
-            }
-            Some((Ok(now), (bodies, left - taken as u64)))
-        })
-        .boxed()
-    }
-
-    /// At the end: whether the bytes must not be kept.
-    fn mismatches(&mut self) -> bool {
-        let Some(check) = self.check.take() else {
-            return false;
-        };
-        if let Some(failed) = self.failed.take() {
-            self.refused = Some(failed);
-        } else if !check.holds() {
-            self.refused = Some(Error::new(
-                Kind::PieceMismatch,
-                "The bytes that came have another checksum.",
-            ));
-        }
-        self.refused.is_some()
-    }
-
-    fn refusal(&mut self) -> Error {
-        self.refused
-            .take()
-            .unwrap_or_else(|| Error::internal("nothing was refused"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What replicas of another version have recorded must be read, and they what is recorded here.
-    #[test]
-    fn the_recorded_state_of_a_hash_is_of_one_form() {
-        let bytes: Vec<u8> = (0..67).collect();
-        let state = frozen(&Sha256::new_with_prefix(&bytes));
-        assert_eq!(hex::encode(&state), RECORDED);
-        let mut hasher = thawed(&state).unwrap();
-        hasher.update(b"more");
-        let whole = [&bytes[..], b"more"].concat();
-        assert_eq!(hasher.finalize(), Sha256::digest(whole));
-        assert!(thawed(&state[1..]).is_err());
-    }
-
-    /// The state after the first block (FIPS 180-4, section 6.2), little-endian; the count of blocks; how
-    /// much of the next one there is, and that.
-    const RECORDED: &str = concat!(
-        "dfa299fc7a2af48880d1b97ba2c6cd335f755602509a5b9d31cca944a784be5a",
-        "0100000000000000",
-        "03404142000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
-    );
 }
