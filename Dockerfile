@@ -15,7 +15,7 @@ COPY src src
 # There is no .git in here (.dockerignore): these are what `box --version` tells.
 ARG COMMIT=unknown
 ARG SOURCE_DATE_EPOCH=
-RUN BOX_BUILD_COMMIT="$COMMIT" SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" cargo build --locked --release --bin box \
+RUN SOURCE_COMMIT="$COMMIT" SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" cargo build --locked --release --bin box \
     && mkdir -p /out/data /out/etc/ssl/certs \
     && cp target/release/box /out/box \
     && cp /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/

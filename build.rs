@@ -2,7 +2,7 @@
 //! `SOURCE_DATE_EPOCH`, and never the time of the build.
 //!
 //! Only a release build asks git. A debug build tells its version alone, so that a commit does not have
-//! the crate compiled again. Where there is no git, as in the image's build, `BOX_BUILD_COMMIT` tells.
+//! the crate compiled again. Where there is no git, as in the image's build, `SOURCE_COMMIT` tells.
 
 use std::env;
 use std::path::Path;
@@ -12,13 +12,13 @@ use std::process::Command;
 const SOURCES: [&str; 5] = ["build.rs", "Cargo.toml", "Cargo.lock", "migrations", "src"];
 
 fn main() {
-    println!("cargo::rerun-if-env-changed=BOX_BUILD_COMMIT");
+    println!("cargo::rerun-if-env-changed=SOURCE_COMMIT");
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
     // sqlx::migrate! does not see a file that is new.
     for path in ["build.rs", "migrations"] {
         println!("cargo::rerun-if-changed={path}");
     }
-    let told = env::var("BOX_BUILD_COMMIT")
+    let told = env::var("SOURCE_COMMIT")
         .ok()
         .filter(|commit| !commit.is_empty() && commit != "unknown");
     let release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
@@ -42,7 +42,8 @@ fn main() {
     } else {
         format!(" ({})", words.join(" "))
     };
-    println!("cargo::rustc-env=BOX_BUILD={build}");
+    // Not BOX_…: `cargo run` gives it to the service, which refuses such variables that it does not know.
+    println!("cargo::rustc-env=BUILT_OF={build}");
 }
 
 /// The commit, and whether the sources are still its own.

@@ -28,7 +28,7 @@ mod serve;
 type Failure = Box<dyn std::error::Error>;
 
 /// With commit and day where the build knew them: `build.rs`.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("BOX_BUILD"));
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("BUILT_OF"));
 
 /// A file service between your applications and your bucket.
 #[derive(Parser)]
