@@ -154,7 +154,8 @@ impl Metadata {
     /// Connects, and migrates or checks the schema.
     ///
     /// # Errors
-    /// An URL that can't be read, a database that can't be reached, a schema that is too old and may not be migrated.
+    /// An URL that can't be read, a database that can't be reached, a schema that is too old and may not be migrated,
+    /// or one that needs a newer binary.
     pub async fn open(settings: &Settings) -> Result<Self> {
         Self::open_with(settings, Faults::none()).await
     }
@@ -280,6 +281,22 @@ async fn schema_check(conn: &mut Conn<'_>, migrations: &sqlx::migrate::Migrator)
             "the database's schema is too old: run `box migrate`",
         )),
     }
+}
+
+/// Whether this binary is new enough: a migration that contracts raises what is needed.
+async fn binary_check(conn: &mut Conn<'_>, migrations: &sqlx::migrate::Migrator) -> Result<()> {
+    let needed: i64 = on!(conn, |c| {
+        sqlx::query_scalar("SELECT migration FROM lowest_binary")
+            .fetch_one(c)
+            .await?
+    });
+    let known = migrations.iter().map(|one| one.version).max().unwrap_or(0);
+    if needed > known {
+        return Err(Error::internal(format!(
+            "the database needs a newer version of the service: one that knows migration {needed}, and this one knows {known}"
+        )));
+    }
+    Ok(())
 }
 
 /// The database was there, and found the statement wrong.

@@ -72,10 +72,13 @@ impl Pool {
                 .await
                 .map_err(Error::internal)?;
             conn.close().await?;
-        } else {
-            let mut lease = pool.lease().await?;
+        }
+        let mut lease = pool.lease().await?;
+        if !settings.migrate {
             super::schema_check(&mut lease.conn(), migrations).await?;
         }
+        super::binary_check(&mut lease.conn(), migrations).await?;
+        drop(lease);
         Ok(pool)
     }
 

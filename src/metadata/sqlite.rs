@@ -78,6 +78,7 @@ impl Sqlite {
         } else {
             super::schema_check(&mut Conn::Sqlite(Connection::new(&mut conn)), migrations).await?;
         }
+        super::binary_check(&mut Conn::Sqlite(Connection::new(&mut conn)), migrations).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(settings.max_connections.clamp(1, MOST_READERS))
             .acquire_timeout(settings.timeout)

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
@@ -253,15 +254,26 @@ fn a_wrong_secret_and_a_bucket_that_is_not_there_are_told() {
     }
 }
 
-/// In front of the store, and like one that knows no conditions: a write that it should refuse is said to have been made.
-async fn without_conditions(store: String) -> String {
+/// What is wrong with a store.
+#[derive(Clone, Copy)]
+enum Odd {
+    /// A write that it should refuse is said to have been made.
+    NoConditions,
+    /// Its clock is an hour behind.
+    Late,
+    /// Pages of this origin may read it, and no others.
+    Lets(&'static str),
+}
+
+/// In front of the store, and with something wrong.
+async fn odd(store: String, odd: Odd) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let written = Arc::new(Mutex::new(HashSet::new()));
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let service = axum::Router::new().fallback(move |request: Request| {
         let (store, client, written) = (store.clone(), client.clone(), written.clone());
-        async move { forwarded(&store, &client, &written, request).await }
+        async move { forwarded(&store, &client, &written, odd, request).await }
     });
     tokio::spawn(async move { axum::serve(listener, service).await });
     format!("http://{address}")
@@ -271,12 +283,14 @@ async fn forwarded(
     store: &str,
     client: &reqwest::Client,
     written: &Mutex<HashSet<String>>,
+    odd: Odd,
     request: Request,
 ) -> Response {
     let (head, body) = request.into_parts();
     let path = head.uri.path_and_query().unwrap().to_string();
     let body = to_bytes(body, 64 * 1024 * 1024).await.unwrap();
-    if head.method == "PUT"
+    if matches!(odd, Odd::NoConditions)
+        && head.method == "PUT"
         && !written.lock().unwrap().insert(path.clone())
         && head.headers.contains_key("if-none-match")
     {
@@ -291,9 +305,18 @@ async fn forwarded(
         .await
         .unwrap();
     let mut response = Response::builder().status(answer.status());
-    for (name, value) in answer.headers() {
-        if name != "transfer-encoding" {
-            response = response.header(name, value);
+    let headers = response.headers_mut().unwrap();
+    headers.extend(answer.headers().clone());
+    headers.remove("transfer-encoding");
+    match odd {
+        Odd::NoConditions => {}
+        Odd::Late => {
+            let then = SystemTime::now() - Duration::from_secs(3_600);
+            let date = httpdate::fmt_http_date(then).parse().unwrap();
+            headers.insert("date", date);
+        }
+        Odd::Lets(origin) => {
+            headers.insert("access-control-allow-origin", origin.parse().unwrap());
         }
     }
     response
@@ -301,19 +324,59 @@ async fn forwarded(
         .unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_without_conditional_writes_is_told() {
-    let Some(s3) = s3_variables() else { return };
+/// What doctor says of a store that is odd. None where there is no S3.
+async fn told_of<T>(
+    wrong: Odd,
+    more: &[(&str, &str)],
+    look: impl FnOnce(&Place, &[(&str, &str)]) -> T,
+) -> Option<T> {
+    let s3 = s3_variables()?;
     let (_, endpoint) = s3
         .iter()
         .find(|(key, _)| key == "BOX_STORE__ENDPOINT")
         .unwrap();
-    let endpoint = without_conditions(endpoint.clone()).await;
-    let mut variables = on_s3(&s3, &[("BOX_STORE__ENDPOINT", &endpoint)]);
-    tokio::task::block_in_place(|| {
+    let endpoint = odd(endpoint.clone(), wrong).await;
+    let changed = [&[("BOX_STORE__ENDPOINT", endpoint.as_str())], more].concat();
+    let mut variables = on_s3(&s3, &changed);
+    Some(tokio::task::block_in_place(|| {
         let place = place(&mut variables);
-        one_problem(&place, &variables, "conditional write", &["If-None-Match"]);
-        let fsck = place.run_with(&["fsck", "--json"], &variables).succeeded();
+        look(&place, &variables)
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_conditional_writes_is_told() {
+    told_of(Odd::NoConditions, &[], |place, variables| {
+        one_problem(place, variables, "conditional write", &["If-None-Match"]);
+        let fsck = place.run_with(&["fsck", "--json"], variables).succeeded();
         assert!(fsck.contains("\"objects\":0,\"keys\":0"), "{fsck}");
-    });
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_that_are_apart_are_told() {
+    told_of(Odd::Late, &[], |place, variables| {
+        one_problem(place, variables, "clock", &["NTP"]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_that_the_bucket_does_not_know_is_told() {
+    const LET: &str = "https://app.example.com";
+    const NOT: &str = "https://other.example.com";
+    let both = format!("{LET},{NOT}");
+    let origins = [("BOX_CORS__ALLOW_ORIGINS", both.as_str())];
+    told_of(Odd::Lets(LET), &origins, |place, variables| {
+        let check = format!("CORS of the bucket for {NOT}");
+        let lines = one_problem(place, variables, &check, &["CORS rules"]);
+        let well = format!("CORS of the bucket for {LET}");
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.check == well && line.status == "ok")
+        );
+    })
+    .await;
 }

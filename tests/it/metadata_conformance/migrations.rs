@@ -20,6 +20,7 @@ conformance!(
     what_was_there_before_a_migration_is_kept,
     an_older_binary_goes_on_working,
     a_lower_number_is_applied_after_a_higher_one,
+    a_database_that_contracted_refuses_what_is_too_old,
 );
 
 static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
@@ -282,7 +283,6 @@ async fn what_was_there_before_a_migration_is_kept(fixture: Fixture) {
     assert_eq!(published.await.unwrap(), Some(Amount::default()));
 }
 
-/// While replicas are replaced one by one.
 /// Numbers are given out when work begins, and land in another order.
 async fn a_lower_number_is_applied_after_a_higher_one(fixture: Fixture) {
     let database = schema(fixture.kind, |version| version != 6).await;
@@ -299,6 +299,25 @@ async fn a_lower_number_is_applied_after_a_higher_one(fixture: Fixture) {
     Metadata::open(&checked).await.unwrap();
 }
 
+/// As a migration that contracts does for binaries that know no other as new.
+async fn a_database_that_contracted_refuses_what_is_too_old(fixture: Fixture) {
+    let newest = (SQLITE.iter()).map(|one| one.version).max().unwrap();
+    let database = schema(fixture.kind, |_| true).await;
+    for migrate in [true, false] {
+        let settings = Settings {
+            migrate,
+            ..settings(&database)
+        };
+        let raise = |to: i64| format!("UPDATE lowest_binary SET migration = {to}");
+        execute(fixture.kind, &database, &raise(newest + 1)).await;
+        let error = Metadata::open(&settings).await.err().unwrap();
+        assert!(error.to_string().contains("newer version"), "{error}");
+        execute(fixture.kind, &database, &raise(newest)).await;
+        Metadata::open(&settings).await.unwrap().close().await;
+    }
+}
+
+/// While replicas are replaced one by one.
 async fn an_older_binary_goes_on_working(fixture: Fixture) {
     let database = first_schema(fixture.kind).await;
     let sql = Sql(fixture.kind);
