@@ -4,6 +4,7 @@
 //! one place, `domain::uploads`. Whoever locks an upload locks objects only afterwards.
 
 use futures::TryFutureExt;
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use sqlx::types::Json;
 
@@ -17,7 +18,7 @@ use super::objects::{digest, signed, unsigned};
 use super::postgres::in_time;
 
 /// How the bytes come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Strategy {
     /// Through the service, in any number of pieces.
     Tus,
@@ -27,7 +28,7 @@ pub enum Strategy {
     Multipart,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     Open,
     Done,
@@ -66,7 +67,7 @@ impl State {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Upload {
     pub id: UploadId,
     pub tenant: Tenant,

@@ -21,7 +21,7 @@ walk_on_every_pair!(tus_last_piece: LastPiece);
 async fn begin(domain: &Domain, caller: &Caller, bytes: &[u8]) -> Result<Upload> {
     let mut new = named("new");
     new.size = Some(bytes.len() as u64);
-    domain.upload_create(caller, new, None).await
+    domain.upload_create(caller, new, None, None).await
 }
 
 async fn append(domain: &Domain, caller: &Caller, upload: &Upload, bytes: &[u8]) -> Result<Upload> {
