@@ -19,10 +19,13 @@ use crate::metrics::{Metrics, Operation, Outcome, Store};
 
 pub mod keys;
 mod local;
+mod multipart;
+mod parts;
 mod s3;
 
 use keys::{ObjectKey, Root};
 
+pub use multipart::{Completion, Multipart, PartPage, SignedRequest, StoredPart};
 pub use s3::S3Settings;
 
 /// Bytes as they come, in order. An `Err` ends it.
