@@ -14,6 +14,7 @@ use crate::id::{ObjectId, Tenant, UploadId};
 use crate::metadata::Conn;
 use crate::metadata::events::Event;
 use crate::metadata::objects::{FIRST_EPOCH, Intent};
+use crate::metadata::uploads::Abandoned;
 use crate::metadata::usage::Change;
 
 use super::content::Claim;
@@ -24,11 +25,13 @@ use super::{Caller, Domain, quota};
 mod bodies;
 mod ending;
 mod hashing;
+mod holding;
+mod parts;
 mod receiving;
 
 pub use crate::metadata::uploads::{State, Strategy, Upload};
 pub use bodies::Check;
-pub use receiving::Append;
+pub use holding::Append;
 
 /// Uploads removed in one look.
 const BATCH: u32 = 100;
@@ -230,26 +233,33 @@ impl Domain {
         }
     }
 
-    /// Gives an upload up whose bytes are not what they were to be.
-    async fn upload_fail(&self, caller: &Caller, upload: &Upload, why: &Error) -> Result<()> {
-        let (id, epoch) = (upload.id, upload.epoch);
+    /// Gives an upload up whose bytes are not what they were to be; false where another writer has taken it over.
+    async fn upload_fail(
+        &self,
+        caller: &Caller,
+        id: UploadId,
+        epoch: i64,
+        why: &Error,
+    ) -> Result<bool> {
         let now = self.clock.now();
         let detail = json!({"error": why.detail()});
         let event = self.event(caller, "upload.failed", id, detail);
-        self.metadata
+        let failed = self
+            .metadata
             .write(event, move |tx, event| {
                 async move {
                     let locked = tx.upload_lock(&event.tenant, id).await?;
-                    match locked.filter(|upload| upload.epoch == epoch) {
-                        Some(upload) => remove(tx, &upload, event, now).await,
-                        None => Ok(()),
-                    }
+                    let Some(upload) = locked.filter(|upload| upload.epoch == epoch) else {
+                        return Ok(false);
+                    };
+                    remove(tx, &upload, event, now).await?;
+                    Ok(true)
                 }
                 .boxed()
             })
             .await?;
         self.died.notify_one();
-        Ok(())
+        Ok(failed)
     }
 }
 
@@ -266,7 +276,8 @@ async fn remove(
         reserved = tx
             .object_abandon(upload.object_id, upload.epoch, now, false)
             .await?;
-        tx.upload_pieces_abandon(upload.id, now, true).await?;
+        tx.upload_pieces_abandon(upload.id, now, Abandoned::All)
+            .await?;
         tx.event_insert(event).await?;
     }
     tx.upload_delete(&upload.tenant, upload.id).await?;

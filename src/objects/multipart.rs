@@ -143,6 +143,15 @@ impl Multipart {
         self.0.presign_part(upload, number, expires_in).await
     }
 
+    /// Ends all uploads of the key: of one that is there, those that were begun beside it.
+    pub async fn abort_all(&self) -> Result<()> {
+        self.0.abort_all().await
+    }
+
+    pub(super) fn spare(&self) -> s3::Spare {
+        self.0.spare()
+    }
+
     /// Whether every call that was made here has ended with an answer that is known: if not, it may yet
     /// have an effect.
     pub fn settled(&self) -> bool {

@@ -40,8 +40,9 @@ mod writer;
 
 pub(super) use multipart::{LONGEST_SIGNATURE, Multipart};
 use pieces::Pieces;
+pub(super) use pieces::Shared as Spare;
 use retries::Retries;
-pub(super) use writer::Writer;
+pub(super) use writer::{Part, Writer};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 

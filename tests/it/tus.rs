@@ -16,6 +16,7 @@ use crate::harness::service::{Pair, Service, on_every_pair};
 mod clients;
 mod keys;
 mod kill;
+mod last_part;
 mod protocol;
 
 on_every_pair!(

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::calls::{Failed, OpenCalls, call};
 use super::listing::no_progress;
+use super::pieces::Shared;
 use super::requests::{Answer, generic, unexpected};
 use super::retries::is_transient;
 use super::{S3, in_time, is_absent, path};
@@ -43,6 +44,16 @@ impl Multipart {
             lease,
             open_calls: OpenCalls::default(),
         }
+    }
+
+    pub(in crate::objects) async fn abort_all(&self) -> Result<()> {
+        self.store.abort_uploads(&self.key).await?;
+        Ok(())
+    }
+
+    /// Memory of parts that were sent.
+    pub(in crate::objects) fn spare(&self) -> Shared {
+        self.store.inner.pieces.join()
     }
 
     /// By hand where parts come without checksums: an upload that was declared to have them takes no

@@ -250,7 +250,7 @@ impl Writer {
 
 /// The bytes of one part.
 #[derive(Default)]
-struct Part {
+pub(in crate::objects) struct Part {
     pieces: Vec<Bytes>,
     filling: BytesMut,
     /// In bytes.
@@ -258,7 +258,7 @@ struct Part {
 }
 
 impl Part {
-    fn push(&mut self, mut chunk: Bytes, spare: &Shared) {
+    pub(in crate::objects) fn push(&mut self, mut chunk: Bytes, spare: &Shared) {
         while !chunk.is_empty() {
             if self.filling.len() == self.filling.capacity() {
                 self.seal();
@@ -289,7 +289,12 @@ impl Part {
         self.pieces.iter().cloned().collect()
     }
 
-    fn into_pieces(mut self) -> Vec<Bytes> {
+    /// In bytes.
+    pub(in crate::objects) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(in crate::objects) fn into_pieces(mut self) -> Vec<Bytes> {
         self.seal();
         self.pieces
     }

@@ -217,6 +217,10 @@ async fn bytes_with_a_checksum_come_whole_or_not_at_all(service: &Service) {
     let request = patch(&client, &path, 0, b"abc").header("upload-checksum", "sha512 AAAA");
     send(request).await.problem(400, "bad-request");
     assert_eq!(offset(&client, &path).await, "0");
+    let request = patch(&client, &path, 0, b"").header("upload-checksum", "crc32 AAAAAQ==");
+    send(request).await.problem(460, "checksum-mismatch");
+    let request = patch(&client, &path, 0, b"").header("upload-checksum", "crc32 AAAAAA==");
+    assert_eq!(send(request).await.status, 204);
     let answer = send(patch(&client, &path, 0, &bytes)).await;
     assert!(client.content(answer.header("box-file-id")).await == bytes);
     service.assert_holds(1).await;
