@@ -31,6 +31,7 @@ on_every_pair!(
     a_silent_writer_gives_way,
     an_upload_ends_when_it_is_told_to_and_when_its_time_has_come,
     replicas_take_turns,
+    single_bytes_do_not_pile_up,
     a_quota_is_reserved_and_given_back,
     uploads_in_progress_are_listed,
 );
@@ -233,6 +234,14 @@ async fn a_length_may_come_later(service: &Service) {
     send(request).await.problem(400, "bad-request");
     let answer = send(patch(&client, &path, 4, b"e")).await;
     assert_eq!(client.content(answer.header("box-file-id")).await, b"abcde");
+    // It may come last, and without bytes.
+    let request = tus(client.post("/v1/uploads/tus")).header("upload-defer-length", 1);
+    let path = begun(send(request).await);
+    assert_eq!(send(patch(&client, &path, 0, b"abc")).await.status, 204);
+    let request = patch(&client, &path, 3, b"").header("upload-length", 3);
+    let answer = send(request).await;
+    assert_eq!(client.content(answer.header("box-file-id")).await, b"abc");
+    service.assert_holds(2).await;
 }
 
 /// "The Client MAY include parts of the upload in the initial Creation request"; "The Client MUST include
@@ -408,10 +417,15 @@ async fn replicas_take_turns(service: &Service) {
     }
     let other = service.another().await;
     let clients = [service.client("acme"), other.client("acme")];
-    let bytes = noise(4 * MIB + 1);
+    // On S3 enough for parts that one replica begins and another one fills.
+    let (size, piece) = match service.pair {
+        Pair::PostgresS3 => (20 * MIB + 1, 3 * MIB + 1),
+        _ => (4 * MIB + 1, 700_001),
+    };
+    let bytes = noise(size);
     let path = create(&clients[0], bytes.len()).await;
     let mut at = 0;
-    for (index, piece) in bytes.chunks(700_001).enumerate() {
+    for (index, piece) in bytes.chunks(piece).enumerate() {
         let client = &clients[index % 2];
         let answer = send(patch(client, &path, at, piece)).await;
         assert_eq!(answer.status, 204, "{}", answer.text());
@@ -427,6 +441,20 @@ async fn replicas_take_turns(service: &Service) {
         .to_owned();
     assert!(clients[0].content(&id).await == bytes);
     other.stop().await;
+}
+
+async fn single_bytes_do_not_pile_up(service: &Service) {
+    let client = service.client("acme");
+    let bytes = noise(70);
+    let path = create(&client, bytes.len()).await;
+    for (at, byte) in bytes.iter().enumerate() {
+        assert_eq!(send(patch(&client, &path, at, &[*byte])).await.status, 204);
+        let pieces = service.count("upload_pieces").await;
+        assert!(pieces <= 33, "{pieces} after {at}");
+    }
+    let answer = head(&client, &path).await;
+    assert!(client.content(answer.header("box-file-id")).await == bytes);
+    service.assert_holds(1).await;
 }
 
 async fn a_quota_is_reserved_and_given_back(service: &Service) {

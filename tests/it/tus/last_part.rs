@@ -290,6 +290,20 @@ async fn the_last_of_two_tries_counts_and_no_number_is_used_for_other_bytes() {
     assert_eq!(answer.status, 204, "{}", answer.text());
     assert_eq!(shared.lock().unwrap().refused, 1);
     assert!(client.content(answer.header("box-file-id")).await == bytes);
+
+    // One that the store has ended by a rule of its own is gone, and who asks is told so.
+    let path = create(&client, bytes.len()).await;
+    assert_eq!(
+        send(patch(&client, &path, 0, &bytes[..9 * MIB]))
+            .await
+            .status,
+        204
+    );
+    shared.lock().unwrap().uploads.clear();
+    let answer = send(patch(&client, &path, 9 * MIB, &bytes[9 * MIB..])).await;
+    answer.problem(410, "gone");
+    assert_eq!(head(&client, &path).await.status, 404);
+
     service.assert_holds(2).await;
     let store = shared.lock().unwrap().objects.len();
     // And the marker.
