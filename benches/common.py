@@ -765,11 +765,11 @@ class Api:
             raise Failure(f"{method} {path}: {answer.problem()}, expected {status}")
         return answer
 
-    def pages(self, **query: object) -> Iterator[dict]:
-        """The pages of GET /v1/files, by cursor."""
+    def pages(self, path: str = "/v1/files", **query: object) -> Iterator[dict]:
+        """The pages of a list, by cursor."""
         asked = {name: str(value) for name, value in query.items()}
         while True:
-            page = self.expect(200, "GET", "/v1/files?" + urllib.parse.urlencode(asked)).json()
+            page = self.expect(200, "GET", f"{path}?{urllib.parse.urlencode(asked)}").json()
             yield page
             cursor = page["next_cursor"]
             if cursor is None:

@@ -25,6 +25,7 @@ pub mod fuzzing;
 mod guard;
 mod health;
 mod imports;
+mod lines;
 mod links;
 mod list;
 mod me;

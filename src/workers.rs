@@ -31,8 +31,12 @@ pub async fn reaper(domain: Domain, interval: Duration, stop: CancellationToken)
     }
 }
 
-/// How often uses of links are written: what a crash may lose.
-const USES: Duration = Duration::from_secs(1);
+/// How often uses of links are written: what a crash may lose. A second's worth at once would keep the
+/// look-ups of other links waiting.
+const USES: Duration = Duration::from_millis(100);
+
+/// How long after it broke off the watch of other replicas' changes is begun again.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// Writes the uses of links, and follows what other replicas change.
 pub async fn links(domain: Domain, stop: CancellationToken) {
@@ -49,7 +53,7 @@ pub async fn links(domain: Domain, stop: CancellationToken) {
             if let Err(error) = domain.link_changes_watch().await {
                 tracing::warn!(%error, "what other replicas change of links is not told now; links are believed for 5 s");
             }
-            tokio::time::sleep(USES).await;
+            tokio::time::sleep(WATCH).await;
         }
     };
     let both = async { tokio::join!(write, follow) };

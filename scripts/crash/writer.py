@@ -7,6 +7,7 @@ in its journal before the first byte of it is sent, and its answer before the ne
 from __future__ import annotations
 
 import base64
+import collections
 import contextlib
 import hashlib
 import http.client
@@ -81,15 +82,39 @@ class Late(Exception):
     """The service was not ready for too long."""
 
 
-class Writer:
-    """One process's work. `large`: the bytes of its largest files."""
+class Client:
+    """What every writer has."""
+
+    def __init__(self, name: str, seed: str, url: str, token: str) -> None:
+        self.name = name
+        self.random = random.Random(seed)
+        self.api = Api(url, token, ANSWER_WITHIN)
+        self.faults: list[str] = []
+        """What is wrong that no journal tells."""
+        self.done: collections.Counter = collections.Counter()
+        """How often it was told that what it asked for is done, where no journal tells."""
+
+    def wait_until_ready(self) -> None:
+        until = time.monotonic() + READY_WITHIN
+        while True:
+            try:
+                if self.api.call("GET", "/health/ready").status == 200:
+                    return
+            except (OSError, http.client.HTTPException):
+                self.api.close()
+            if time.monotonic() > until:
+                raise Late(f"the service was not ready for {READY_WITHIN:.0f} s")
+            time.sleep(0.02)
+
+
+class Writer(Client):
+    """One process's work with files. `large`: the bytes of its largest ones."""
 
     def __init__(
         self, name: str, seed: str, url: str, token: str, journal: Path, large: int, fetched_from: str
     ) -> None:
-        self.name, self.url, self.large, self.fetched_from = name, url, large, fetched_from
-        self.random = random.Random(seed)
-        self.api = Api(url, token, ANSWER_WITHIN)
+        super().__init__(name, seed, url, token)
+        self.large, self.fetched_from = large, fetched_from
         self.journal: IO[str] = journal.open("a", encoding="utf-8")
         self.ledger = Ledger(name)
         self.number = 0
@@ -410,18 +435,6 @@ class Writer:
                 raise Late(f"{identity or name} could not be looked at: {problem}")
             time.sleep(0.1)
 
-    def wait_until_ready(self) -> None:
-        until = time.monotonic() + READY_WITHIN
-        while True:
-            try:
-                if self.api.call("GET", "/health/ready").status == 200:
-                    return
-            except (OSError, http.client.HTTPException):
-                self.api.close()
-            if time.monotonic() > until:
-                raise Late(f"the service was not ready for {READY_WITHIN:.0f} s")
-            time.sleep(0.02)
-
     # --- what to do next
 
     def choose(self) -> None:
@@ -565,13 +578,13 @@ def form_frame(record: dict) -> tuple[bytes, bytes]:
 # --- the process ----------------------------------------------------------------------------------
 
 
-def main(pipe: Connection, parent: int, *arguments) -> None:
+def main(pipe: Connection, parent: int, kind: type, *arguments) -> None:
     """Does what it is told: `work` until something is said, `drain` every key, `quit`."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        writer = Writer(*arguments)
+        writer = kind(*arguments)
         while os.getppid() == parent:
             if not pipe.poll(1.0):
                 continue
@@ -584,24 +597,26 @@ def main(pipe: Connection, parent: int, *arguments) -> None:
                     writer.settle(all_keys=True)
                 case _:
                     return
-            pipe.send(("idle", writer.ledger.faults))
+            pipe.send(("idle", (writer.faults, writer.done)))
+            writer.faults = []
     except EOFError:
         pass
     except Exception as error:
-        kind = "late" if isinstance(error, Late) else "error"
-        pipe.send((kind, str(error) if kind == "late" else traceback.format_exc()))
+        how = "late" if isinstance(error, Late) else "error"
+        pipe.send((how, str(error) if how == "late" else traceback.format_exc()))
 
 
 class Process:
-    """A writer, as the parent sees it."""
+    """A writer, as the parent sees it: of a `kind` that is made of `arguments`."""
 
-    def __init__(self, name: str, journal: Path, *arguments: object) -> None:
-        self.name, self.journal = name, journal
+    def __init__(self, kind: type, name: str, *arguments: object) -> None:
+        self.name = name
+        self.done: collections.Counter = collections.Counter()
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
             target=main,
-            args=(theirs, os.getpid(), *arguments),
+            args=(theirs, os.getpid(), kind, name, *arguments),
             daemon=True,
         )
         self.process.start()
@@ -620,7 +635,10 @@ class Process:
             kind, said = self.pipe.recv()
         except EOFError:
             return f"{self.name} ended by itself"
-        return None if kind == "idle" else f"{self.name}: {said}"
+        if kind != "idle":
+            return f"{self.name}: {said}"
+        faults, self.done = said
+        return "; ".join(faults) or None
 
     def stop(self) -> None:
         if self.process.is_alive():

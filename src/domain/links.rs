@@ -1,7 +1,7 @@
 //! Links: slugs that lead to a file or to an external URL, for whoever has them.
 //!
 //! A slug is looked up by the primary key alone; those that are asked for often are kept in memory
-//! (`hot`). Uses are gathered and written every second (`uses`), but for links that have a most: each of
+//! (`hot`). Uses are gathered and written ten times a second (`uses`), but for links that have a most: each of
 //! those is counted in the database before it is answered.
 
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::id::{FileId, Tenant};
 use crate::metadata::Conn;
 
 pub use crate::metadata::links::Link;
+pub use making::LinkBatch;
 
 use super::{Caller, Domain};
 

@@ -101,6 +101,7 @@ struct Many<'l> {
     slug: &'l str,
     url: Option<&'l str>,
     file_id: Option<FileId>,
+    password: Option<&'l str>,
     disposition: Option<&'l str>,
     expires_at: Option<Timestamp>,
     /// The same, as SQLite has it.
@@ -114,6 +115,7 @@ impl<'l> From<&'l Link> for Many<'l> {
             slug: &link.slug,
             url: link.url.as_deref(),
             file_id: link.file_id,
+            password: link.password.as_deref(),
             disposition: link.disposition.as_deref(),
             expires_at: link.expires_at,
             expires_us: link.expires_at.map(Timestamp::as_micros),
@@ -202,10 +204,10 @@ impl Conn<'_> {
             Self::Postgres(c, patience) => {
                 let statement = async {
                     let slugs = sqlx::query_scalar(insert!(
-                        "SELECT slug, $1, url, file_id, NULL, disposition, FALSE, expires_at, max_uses, 0, NULL,
+                        "SELECT slug, $1, url, file_id, password, disposition, FALSE, expires_at, max_uses, 0, NULL,
                                 1, $2, $2, $3, NULL
                          FROM json_to_recordset(CAST($4 AS JSON)) AS t (slug TEXT, url TEXT, file_id UUID,
-                              disposition TEXT, expires_at TIMESTAMPTZ, max_uses BIGINT)"
+                              password TEXT, disposition TEXT, expires_at TIMESTAMPTZ, max_uses BIGINT)"
                     ))
                     .bind(&first.tenant)
                     .bind(first.created_at)
@@ -220,8 +222,8 @@ impl Conn<'_> {
             }
             Self::Sqlite(c) => Ok(sqlx::query_scalar(insert!(
                 // Without a WHERE, SQLite would take the ON for a join's.
-                "SELECT value ->> 'slug', $1, value ->> 'url', unhex(value ->> 'file_id', '-'), NULL,
-                        value ->> 'disposition', FALSE, value ->> 'expires_us', value ->> 'max_uses', 0, NULL,
+                "SELECT value ->> 'slug', $1, value ->> 'url', unhex(value ->> 'file_id', '-'),
+                        value ->> 'password', value ->> 'disposition', FALSE, value ->> 'expires_us', value ->> 'max_uses', 0, NULL,
                         1, $2, $2, $3, NULL
                  FROM json_each($4) WHERE TRUE"
             ))

@@ -19,9 +19,6 @@ const MADE: usize = 10;
 /// How often a made slug may be taken: once is a coincidence, twice is none.
 const MADE_ATTEMPTS: usize = 4;
 
-/// Links that are made in one transaction.
-const CHUNK: usize = 1_000;
-
 impl Domain {
     /// # Errors
     /// `InvalidRequest`; `Conflict` where the slug is taken, or reserved to another tenant.
@@ -145,59 +142,21 @@ impl Domain {
         made
     }
 
-    /// Makes many links, each on its own, and tells in the order given what became of each: its slug, or
-    /// why there is none. A chunk of them shares a transaction and an event; where one fails, its
-    /// links and those behind it are not made.
-    pub async fn link_create_many(
-        &self,
-        caller: &Caller,
-        new: Vec<Result<NewLink>>,
-    ) -> Vec<Result<String>> {
-        let mut outcomes = Vec::with_capacity(new.len());
-        let mut new = new.into_iter().peekable();
-        let mut away = false;
-        while new.peek().is_some() {
-            let chunk: Vec<_> = new.by_ref().take(CHUNK).collect();
-            if away {
-                let unknown = || Error::unavailable("a chunk before this one failed");
-                outcomes.extend(chunk.iter().map(|_| Err(unknown())));
-                continue;
-            }
-            let made = self.link_create_chunk(caller, chunk).await;
-            away = made
-                .iter()
-                .any(|one| matches!(one, Err(error) if error.kind() == Kind::Unavailable));
-            outcomes.extend(made);
-        }
-        outcomes
-    }
-
+    /// Makes links, each on its own, as [`LinkBatch::make`] says.
     async fn link_create_chunk(
         &self,
         caller: &Caller,
         new: Vec<Result<NewLink>>,
     ) -> Vec<Result<String>> {
         let mut slugs = HashSet::new();
-        let checked: Vec<Result<Link>> = new
-            .into_iter()
-            .map(|new| {
-                let mut new = new?;
-                if new.password.is_some() {
-                    // Ten thousand of them would take minutes.
-                    let detail = "can't be set here: make the link on its own, or change it";
-                    return Err(Error::invalid("/password", detail));
-                }
-                self.link_check(&caller.tenant, &mut new)?;
-                let slug = match new.slug.take() {
-                    Some(slug) => slug,
-                    None => self.link_slug(&caller.tenant),
-                };
-                if !slugs.insert(slug.clone()) {
-                    return Err(taken());
-                }
-                Ok(self.link_of(caller, &new, slug, None))
-            })
-            .collect();
+        let mut checked: Vec<Result<Link>> = Vec::with_capacity(new.len());
+        for new in new {
+            let link = match new {
+                Ok(new) => self.link_of_many(caller, new, &mut slugs).await,
+                Err(error) => Err(error),
+            };
+            checked.push(link);
+        }
         let mut links: Vec<Link> = checked
             .iter()
             .filter_map(|one| one.as_ref().ok().cloned())
@@ -223,6 +182,29 @@ impl Domain {
                 }
             })
             .collect()
+    }
+
+    /// One of many, unless its slug is among `slugs` already. Passwords are hashed one after the other, so
+    /// that a turn is left for those who follow links.
+    async fn link_of_many(
+        &self,
+        caller: &Caller,
+        mut new: NewLink,
+        slugs: &mut HashSet<String>,
+    ) -> Result<Link> {
+        self.link_check(&caller.tenant, &mut new)?;
+        let slug = match new.slug.take() {
+            Some(slug) => slug,
+            None => self.link_slug(&caller.tenant),
+        };
+        if !slugs.insert(slug.clone()) {
+            return Err(taken());
+        }
+        let password = match &new.password {
+            Some(password) => Some(self.links.0.passwords.hash(password).await?),
+            None => None,
+        };
+        Ok(self.link_of(caller, &new, slug, password))
     }
 
     async fn link_insert_many(&self, caller: &Caller, links: Vec<Link>) -> Result<MadeMany> {
@@ -295,4 +277,39 @@ impl Domain {
 struct MadeMany {
     slugs: HashSet<String>,
     no_file: HashSet<String>,
+}
+
+/// Makes many links, a chunk after the other.
+pub struct LinkBatch {
+    domain: Domain,
+    caller: Caller,
+    away: bool,
+}
+
+impl LinkBatch {
+    /// Links that share a transaction and an event at the most.
+    pub const CHUNK: usize = 1_000;
+
+    pub fn new(domain: Domain, caller: Caller) -> Self {
+        Self {
+            domain,
+            caller,
+            away: false,
+        }
+    }
+
+    /// Makes the links of a chunk, each on its own, in one transaction with one event, and tells in the
+    /// order given what became of each: its slug, or why there is none. Where the database is away none
+    /// of them is made, nor any of the chunks behind.
+    pub async fn make(&mut self, new: Vec<Result<NewLink>>) -> Vec<Result<String>> {
+        if self.away {
+            let unknown = || Error::unavailable("a chunk before this one failed");
+            return new.iter().map(|_| Err(unknown())).collect();
+        }
+        let made = self.domain.link_create_chunk(&self.caller, new).await;
+        self.away = made
+            .iter()
+            .any(|one| matches!(one, Err(error) if error.kind() == Kind::Unavailable));
+        made
+    }
 }

@@ -12,7 +12,7 @@ use crate::metadata::links::{Link, Uses};
 
 /// Links whose uses may wait, and links in one transaction.
 const WAITING: usize = 100_000;
-const TOGETHER: usize = 1_000;
+const TOGETHER: usize = 250;
 
 #[derive(Default)]
 pub(super) struct Gathered {

@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 use crate::domain::imports::Offered;
 use crate::error::{Error, Invalid, Kind, Result};
 
+use super::super::lines::{Lines, too_long};
 use super::super::{extract, types};
 
 /// The longest item as it is written, in bytes: metadata may have 64 KiB, and each byte six as an escape.
@@ -45,10 +46,10 @@ impl Reader {
     pub(super) fn new(format: Format) -> Self {
         match format {
             Format::Json => Self::Json(Json::default()),
-            Format::Ndjson => Self::Ndjson(Lines::default()),
+            Format::Ndjson => Self::Ndjson(Lines::new(ITEM_BYTES)),
             Format::Csv => Self::Csv(Box::default()),
             Format::Tsv => Self::Tsv {
-                lines: Lines::default(),
+                lines: Lines::new(ITEM_BYTES),
                 begun: false,
             },
         }
@@ -95,44 +96,6 @@ impl Reader {
 
 fn unreadable(detail: impl Into<String>) -> Error {
     Error::invalid("", detail)
-}
-
-fn too_long() -> Error {
-    unreadable("an item is longer than 512 KiB")
-}
-
-/// Text between line feeds.
-#[derive(Default)]
-pub(super) struct Lines {
-    rest: Vec<u8>,
-}
-
-impl Lines {
-    fn read(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        while let Some(at) = bytes.iter().position(|byte| *byte == b'\n') {
-            let (head, tail) = (&bytes[..at], &bytes[at + 1..]);
-            if self.rest.is_empty() {
-                line(head)?;
-            } else {
-                self.hold(head)?;
-                line(&std::mem::take(&mut self.rest))?;
-            }
-            bytes = tail;
-        }
-        self.hold(bytes)
-    }
-
-    fn hold(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.rest.len() + bytes.len() > ITEM_BYTES {
-            return Err(too_long());
-        }
-        self.rest.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn end(&mut self, mut line: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        line(&std::mem::take(&mut self.rest))
-    }
 }
 
 /// None for a line without anything.
@@ -281,7 +244,7 @@ impl Csv {
         match result {
             ReadRecordResult::InputEmpty => {}
             ReadRecordResult::OutputFull if self.fields.len() >= ITEM_BYTES => {
-                return Err(too_long());
+                return Err(too_long(ITEM_BYTES));
             }
             ReadRecordResult::OutputFull => {
                 self.fields.resize(self.fields.len() * 2, 0);
@@ -523,7 +486,7 @@ impl Json {
             return self.byte(byte, found);
         }
         if self.item.len() >= ITEM_BYTES {
-            return Err(too_long());
+            return Err(too_long(ITEM_BYTES));
         }
         self.item.push(byte);
         if self.in_text(byte) {

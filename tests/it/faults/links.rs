@@ -1,6 +1,6 @@
 //! Links: made, changed, deleted, and used as often as they may be.
 
-use box_service::domain::links::{LinkPatch, NewLink};
+use box_service::domain::links::{LinkBatch, LinkPatch, NewLink};
 use box_service::domain::{Caller, Domain, Links};
 use box_service::error::{Error, Result};
 
@@ -11,6 +11,7 @@ use super::walk::{Operation, walk_on_every_pair};
 
 walk_on_every_pair!(
     link_made: Made,
+    links_made_together: MadeTogether,
     link_changed: Changed,
     link_deleted: Deleted,
     link_used: Used,
@@ -67,6 +68,46 @@ impl Operation for Made {
             happened: vec!["link.created".to_owned()],
         };
         view.links.insert(slug.clone(), seen);
+    }
+}
+
+struct MadeTogether;
+
+/// A chunk of a batch: all or none of it.
+impl Operation for MadeTogether {
+    const NAME: &'static str = "links made together";
+    type Given = [String; 2];
+
+    async fn prepare(&self, _: &Site, caller: &Caller) -> [String; 2] {
+        ["a", "b"].map(|name| format!("{}/{name}", caller.subject))
+    }
+
+    async fn run(&self, domain: &Domain, caller: &Caller, slugs: &[String; 2]) -> Result<()> {
+        let new = slugs.clone().map(|slug| {
+            Ok(NewLink {
+                slug: Some(slug),
+                ..new(caller)
+            })
+        });
+        let mut batch = LinkBatch::new(domain.clone(), caller.clone());
+        let made: Result<Vec<String>> = batch.make(new.into()).await.into_iter().collect();
+        assert_eq!(made?, slugs);
+        Ok(())
+    }
+
+    fn done(&self, slugs: &[String; 2], view: &mut View) {
+        for slug in slugs {
+            let seen = SeenLink {
+                url: URL.to_owned(),
+                revision: 1,
+                disabled: false,
+                uses: 0,
+                has_password: false,
+                // The batch has one for all.
+                happened: Vec::new(),
+            };
+            view.links.insert(slug.clone(), seen);
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use crate::harness::service::{Service, on_every_pair};
 on_every_pair!(
     each_of_many_has_an_outcome,
     lines_are_answered_with_lines,
+    lines_are_answered_while_they_come,
+    lines_behind_one_that_cant_be_read_are_not_made,
     ten_thousand_are_made_at_once,
     what_cant_be_taken_apart_makes_nothing,
 );
@@ -31,6 +33,7 @@ async fn each_of_many_has_an_outcome(service: &Service) {
         {"slug": "c", "url": "ftp://example.com"},
         {"slug": "d", "file_id": "019ab1c2-0000-7000-8000-000000000000"},
         {"slug": "e", "url": ELSEWHERE, "password": "secret"},
+        {"slug": "f", "url": ELSEWHERE, "password": ""},
         {"url": ELSEWHERE},
         "f",
         {"url": ELSEWHERE, "more": 1},
@@ -43,7 +46,7 @@ async fn each_of_many_has_an_outcome(service: &Service) {
         .collect();
     assert_eq!(
         statuses,
-        [201, 409, 201, 409, 422, 422, 422, 201, 422, 422],
+        [201, 409, 201, 409, 422, 422, 201, 422, 201, 422, 422],
         "{answer}"
     );
     assert_eq!(outcomes[0], json!({"index": 0, "status": 201, "slug": "b"}));
@@ -51,7 +54,12 @@ async fn each_of_many_has_an_outcome(service: &Service) {
         outcomes[1],
         json!({"index": 1, "status": 409, "type": "urn:box-service:problem:conflict"})
     );
-    for (index, pointer) in [(4, "/url"), (5, "/file_id"), (6, "/password"), (9, "/more")] {
+    for (index, pointer) in [
+        (4, "/url"),
+        (5, "/file_id"),
+        (7, "/password"),
+        (10, "/more"),
+    ] {
         assert_eq!(outcomes[index]["errors"][0]["pointer"], pointer, "{answer}");
     }
     let made = get(&client, "b").await;
@@ -60,10 +68,16 @@ async fn each_of_many_has_an_outcome(service: &Service) {
         (&json!(2), &json!(later.to_string()), &json!(0))
     );
     assert_eq!(follow(service, "a").await.body, b"content");
-    let slug = outcomes[7]["slug"].as_str().unwrap();
+    let slug = outcomes[8]["slug"].as_str().unwrap();
     assert_eq!(follow(service, slug).await.status, 302);
     let page = send(client.get("/v1/links")).await.json(200);
-    assert_eq!(page["items"].as_array().unwrap().len(), 3);
+    assert_eq!(page["items"].as_array().unwrap().len(), 4);
+    follow(service, "e").await.problem(403, "password-required");
+    let right = service.stranger().get("/l/e");
+    assert_eq!(
+        send(right.header("x-link-password", "secret")).await.status,
+        302
+    );
 }
 
 async fn lines_are_answered_with_lines(service: &Service) {
@@ -85,6 +99,73 @@ async fn lines_are_answered_with_lines(service: &Service) {
         ]
     );
     assert_eq!(follow(service, "b").await.status, 302);
+}
+
+/// `n` lines of links with slugs from `first`.
+fn numbered(first: usize, n: usize) -> String {
+    (first..first + n)
+        .map(|number| {
+            format!(
+                "{}\n",
+                json!({"slug": format!("n/{number}"), "url": ELSEWHERE})
+            )
+        })
+        .collect()
+}
+
+async fn lines_are_answered_while_they_come(service: &Service) {
+    let (send_more, more) = futures::channel::mpsc::unbounded::<Result<String, std::io::Error>>();
+    send_more.unbounded_send(Ok(numbered(0, 1_000))).unwrap();
+    let request = service
+        .client("acme")
+        .post("/v1/links/batch")
+        .header("content-type", "application/x-ndjson")
+        .body(reqwest::Body::wrap_stream(more));
+    let mut answer = request.send().await.unwrap();
+    let mut text = Vec::new();
+    let lines = |text: &[u8]| text.iter().filter(|byte| **byte == b'\n').count();
+    while lines(&text) < 1_000 {
+        text.extend(answer.chunk().await.unwrap().expect("the first thousand"));
+    }
+    // They are there before the rest was sent.
+    assert_eq!(follow(service, "n/999").await.status, 302);
+    follow(service, "n/1000").await.problem(404, "not-found");
+    send_more.unbounded_send(Ok(numbered(1_000, 1))).unwrap();
+    drop(send_more);
+    while let Some(more) = answer.chunk().await.unwrap() {
+        text.extend(more);
+    }
+    assert_eq!(lines(&text), 1_001);
+    assert_eq!(follow(service, "n/1000").await.status, 302);
+}
+
+async fn lines_behind_one_that_cant_be_read_are_not_made(service: &Service) {
+    let ndjson = "application/x-ndjson";
+    let last = |answer: Answer| -> Value {
+        assert_eq!(answer.status, 200);
+        serde_json::from_str(answer.text().lines().last().unwrap()).unwrap()
+    };
+    let long = format!(
+        "{}{}\n{}",
+        numbered(0, 1_001),
+        "x".repeat(17 * 1024),
+        numbered(2_000, 1)
+    );
+    let outcome = last(post(service, ndjson, long).await);
+    assert_eq!(
+        (&outcome["index"], &outcome["status"]),
+        (&json!(1_001), &json!(422))
+    );
+    assert_eq!(follow(service, "n/1000").await.status, 302);
+    follow(service, "n/2000").await.problem(404, "not-found");
+    let many = numbered(10_000, 10_002);
+    let outcome = last(post(service, ndjson, many).await);
+    assert_eq!(
+        (&outcome["index"], &outcome["status"]),
+        (&json!(10_000), &json!(413))
+    );
+    assert_eq!(follow(service, "n/19999").await.status, 302);
+    follow(service, "n/20000").await.problem(404, "not-found");
 }
 
 async fn ten_thousand_are_made_at_once(service: &Service) {
@@ -128,7 +209,7 @@ async fn what_cant_be_taken_apart_makes_nothing(service: &Service) {
         .await
         .invalid(&["/items"]);
     let long = "x".repeat(16 * 1024 * 1024 + 1);
-    post(service, ndjson, long)
+    post(service, json, long)
         .await
         .problem(413, "payload-too-large");
     post(service, "text/csv", "a".into())
