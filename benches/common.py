@@ -2,7 +2,7 @@
 HTTP API, what /proc says of a process, and tables.
 
 Units: bytes, seconds, and MB/s of 10^6 bytes unless a name says MiB (2^20 bytes).
-Only the standard library, curl, psql (for a database of one's own) and `box` itself.
+Only the standard library, curl, wrk (for small requests), psql (for a database of one's own) and `box` itself.
 """
 
 from __future__ import annotations
@@ -323,6 +323,25 @@ def start_of(path: Path, length: int = 500) -> str:
         return ""
     with path.open("rb") as file:
         return file.read(length).decode(errors="replace")
+
+
+# --- wrk ----------------------------------------------------------------------------------------
+
+
+def wrk(url: str, script: Path, connections: int, seconds: int, *arguments: object, threads: int = 2) -> dict:
+    """One run of wrk; what its script reports as a line `RESULT {…}`."""
+    program = shutil.which("wrk")
+    if not program:
+        raise Failure("wrk is not installed (Debian: wrk)")
+    command = [program, f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", script]
+    command += [url, "--", *arguments]
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=seconds + 120, check=False
+    )
+    told = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
+    if done.returncode != 0 or not told:
+        raise Failure(f"wrk exited with {done.returncode}: {done.stdout[-500:]} {done.stderr[-500:]}")
+    return json.loads(told[1])
 
 
 # --- sources ------------------------------------------------------------------------------------

@@ -9,10 +9,6 @@ beside the server on the same cores: compare ratios.
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,20 +21,7 @@ CHUNK = 10_000
 
 
 def wrk(server: Server, mode: str, total: int, seconds: int) -> dict:
-    """One run of wrk; what its script reports."""
-    program = shutil.which("wrk")
-    if not program:
-        raise Failure("wrk is not installed (Debian: wrk)")
-    script = Path(__file__).with_name("links.lua")
-    command = [program, "-t2", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "30s", "-s", script]
-    command += [server.url, "--", mode, str(total)]
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=seconds + 120, check=False
-    )
-    told = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
-    if done.returncode != 0 or not told:
-        raise Failure(f"wrk exited with {done.returncode}: {done.stdout[-500:]} {done.stderr[-500:]}")
-    return json.loads(told[1])
+    return common.wrk(server.url, Path(__file__).with_name("links.lua"), CONNECTIONS, seconds, mode, total)
 
 
 def load(api: Api, first: int, end: int) -> float:

@@ -7,12 +7,8 @@ the server on the same cores: compare ratios and the server's CPU seconds a requ
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import shutil
 import statistics
-import subprocess
 from pathlib import Path
 
 import common
@@ -23,20 +19,8 @@ PHASES = (("upload", 32), ("download", 64), ("json", 64), ("list", 64), ("delete
 
 
 def wrk(server: Server, mode: str, connections: int, seconds: int, token: str, ids: Path, size: int) -> dict:
-    """One run of wrk; what its script reports."""
-    program = shutil.which("wrk")
-    if not program:
-        raise Failure("wrk is not installed (Debian: wrk)")
     script = Path(__file__).with_name("requests.lua")
-    command = [program, f"-t{THREADS}", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", script]
-    command += [server.url, "--", mode, token, ids, str(size), str(THREADS)]
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=seconds + 120, check=False
-    )
-    told = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
-    if done.returncode != 0 or not told:
-        raise Failure(f"wrk exited with {done.returncode}: {done.stdout[-500:]} {done.stderr[-500:]}")
-    return json.loads(told[1])
+    return common.wrk(server.url, script, connections, seconds, mode, token, ids, size, THREADS, threads=THREADS)
 
 
 def write_ids(server: Server, token: str, ids: Path, most: int) -> int:

@@ -49,6 +49,11 @@ pub use address::{Proxies, network};
 pub use extract::Peer;
 pub use problem::head_timeout_answer;
 
+/// Takes the method that a request of tus says in a header for its own; whether it said one.
+pub fn override_method<B>(request: &mut axum::http::Request<B>) -> bool {
+    tus::override_method(request)
+}
+
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -114,7 +119,6 @@ pub fn routes() -> Vec<Route> {
         route("headTusUpload",          Method::HEAD,   "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  Nothing, head(tus::head)),
         route("appendTusUpload",        Method::PATCH,  "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  File,    patch(tus::patch)),
         route("deleteTusUpload",        Method::DELETE, "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  Nothing, delete(tus::terminate)),
-        route("actOnTusUpload",         Method::POST,   "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  File,    post(tus::overridden)),
         route("listUploads",            Method::GET,    "/v1/uploads",                                 Needs(FilesWrite),  Nothing, get(uploads::list)),
         route("getUpload",              Method::GET,    "/v1/uploads/{id}",                            Needs(FilesWrite),  Nothing, get(uploads::get)),
         route("abortUpload",            Method::DELETE, "/v1/uploads/{id}",                            Needs(FilesWrite),  Nothing, delete(uploads::abort)),

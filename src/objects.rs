@@ -19,10 +19,15 @@ use crate::metrics::{Metrics, Operation, Outcome, Store};
 
 pub mod keys;
 mod local;
+mod multipart;
+mod part_writer;
+mod parts;
 mod s3;
 
 use keys::{ObjectKey, Root};
 
+pub use multipart::{Completion, Multipart, PartPage, SignedRequest, StoredPart};
+pub use part_writer::{Allot, Before, PartWriter, ended};
 pub use s3::S3Settings;
 
 /// Bytes as they come, in order. An `Err` ends it.
@@ -124,6 +129,8 @@ impl Lease {
 pub enum Writer {
     Local(local::Writer, Store),
     S3(s3::Writer),
+    /// What becomes parts of an object that others go on with.
+    Parts(Box<PartWriter>),
 }
 
 impl Objects {
@@ -189,7 +196,7 @@ impl Objects {
 
     /// Goes on writing what becomes `key` later: behind the `offset` bytes that the writer of the epoch
     /// `held` has left, if any. Each `finish` makes durable what was written so far, and the writer can
-    /// go on. None where the store has nothing that grows.
+    /// go on. Only where nothing has parts ([`Objects::multipart`]).
     ///
     /// A writer of another epoch may still be at work: its bytes are copied rather than gone on with.
     ///
@@ -202,13 +209,13 @@ impl Objects {
         held: Option<i64>,
         offset: u64,
         lease: Lease,
-    ) -> Result<Option<Writer>> {
+    ) -> Result<Writer> {
         match &self.backend {
             Backend::Local(local) => {
                 let writer = local.append(&self.root, key, epoch, held, offset, lease);
-                Ok(Some(Writer::Local(writer.await?, self.metrics.clone())))
+                Ok(Writer::Local(writer.await?, self.metrics.clone()))
             }
-            Backend::S3(_) => Ok(None),
+            Backend::S3(_) => Err(Error::internal("nothing grows in S3")),
         }
     }
 
@@ -362,6 +369,7 @@ impl Writer {
         match self {
             Self::Local(writer, _) => writer.write(chunks).await,
             Self::S3(writer) => writer.write(chunks).await,
+            Self::Parts(writer) => writer.write(chunks).await,
         }
     }
 
@@ -376,6 +384,10 @@ impl Writer {
                 writer.write(chunks).await?;
                 writer.finish().await
             }
+            Self::Parts(writer) => {
+                writer.write(chunks).await?;
+                writer.finish().await
+            }
         }
     }
 
@@ -386,6 +398,7 @@ impl Writer {
                 measured(metrics, Operation::Put, writer.finish()).await
             }
             Self::S3(writer) => writer.finish().await,
+            Self::Parts(writer) => writer.finish().await,
         }
     }
 
@@ -394,6 +407,7 @@ impl Writer {
         match self {
             Self::Local(writer, _) => writer.abort().await,
             Self::S3(writer) => writer.abort().await,
+            Self::Parts(writer) => writer.abort().await,
         }
     }
 
@@ -402,6 +416,7 @@ impl Writer {
         match self {
             Self::Local(writer, _) => writer.settled(),
             Self::S3(writer) => writer.settled(),
+            Self::Parts(writer) => writer.settled(),
         }
     }
 }

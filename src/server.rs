@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -215,12 +216,17 @@ impl Connections {
         let service = service_fn(move |mut request: Request<Incoming>| {
             let answering = activity.begin();
             request.extensions_mut().insert(peer);
+            let overridden = http::override_method(&mut request);
             let read = Read::new(request.body());
             let taken = read.clone();
             let request = request.map(|body| Body::new(taken.watching(body)));
             let answer = router.clone().oneshot(request);
             async move {
                 let mut response: Response<Body> = answer.await?;
+                if overridden {
+                    // A HEAD that came by POST has no bytes, and its answer must not promise any.
+                    response.headers_mut().remove(CONTENT_LENGTH);
+                }
                 if response.status().is_client_error() || response.status().is_server_error() {
                     read.close_unless_whole(response.headers_mut());
                 }

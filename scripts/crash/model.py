@@ -244,7 +244,7 @@ class Ledger:
                 self.never.add(target.name)
 
     def _targets(self, record: dict) -> list[Target]:
-        if record["op"] in ("upload", "cut"):
+        if record["op"] in ("upload", "cut", "tus"):
             content = self._content(record, 1)
             return [Target(None, File(None, record["name"], record["metadata"], 1, False, content))]
         if record["op"] == "import":

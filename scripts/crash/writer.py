@@ -6,6 +6,7 @@ in its journal before the first byte of it is sent, and its answer before the ne
 
 from __future__ import annotations
 
+import base64
 import collections
 import contextlib
 import hashlib
@@ -43,6 +44,9 @@ process had, and the pauses between the attempts at what could not be stored."""
 
 PIECE = 128 * 1024
 """The bytes sent at once of a larger body."""
+
+GIVES_WAY_WITHIN = 20.0
+"""How long the service may take to notice that a writer has hung up, in seconds."""
 
 FILES = 40
 """How many files a writer keeps, about."""
@@ -228,7 +232,8 @@ class Writer(Client):
                 self.write({"n": number, "ack": answer.status, **self.told(record, answer)})
                 return
             running = record.get("key") and answer.status == 409 and "still running" in answer.problem()
-            if answer.status >= 500 or running:
+            # Locked: a crash has cut off who wrote, and its lease runs.
+            if answer.status >= 500 or answer.status == 423 or running:
                 self.end(number, {"doubt": answer.problem()})
             else:
                 self.pending.pop(number, None)
@@ -257,6 +262,8 @@ class Writer(Client):
         """What an answer says, for the journal."""
         if record["op"] in ("upload", "replace", "copy"):
             return {"files": [answer.json()], "etag": answer.headers.get("etag")}
+        if record["op"] == "tus":
+            return {"files": [self.look(answer.headers["box-file-id"], record["name"])]}
         if "batch" in record:
             statuses = [item["status"] for item in answer.json()["items"]]
             if statuses != [204] * len(record["ids"]):
@@ -324,6 +331,8 @@ class Writer(Client):
                 return self.api.call("POST", f"/v1/files/{record['from']}/copy", body, headers)
             case "import":
                 return self.api.call("POST", "/v1/imports", body, headers)
+            case "tus":
+                return self.tus(record)
         if "batch" in record:
             return self.api.call("POST", "/v1/files/batch-delete", body, headers)
         path = f"/v1/files/{record['ids'][0]}"
@@ -341,6 +350,66 @@ class Writer(Client):
             case "revert":
                 return self.api.call("POST", f"{path}/versions/{record['version']}/restore")
         raise ValueError(f"no such request: {record}")
+
+    # --- tus
+
+    def tus(self, record: dict) -> Answer:
+        """An upload in several requests, from where an earlier try has left it. The last answer: the one that
+        names the file, or the one that ends this try."""
+        try:
+            answer = self.begin(record)
+            path = answer.headers.get("location")
+            hang_ups, until = list(record["hang_ups"]), 0.0
+            content = bytes_of(record)
+            while 200 <= answer.status < 300 and "box-file-id" not in answer.headers:
+                at = int(answer.headers["upload-offset"])
+                end = min(at + record["piece"], len(content))
+                hangs_up = bool(hang_ups) and hang_ups[0] < end
+                try:
+                    answer = self.patch(record, path, content[at:end], at, hangs_up)
+                except Cut:
+                    self.api.close()
+                    hang_ups.pop(0)
+                    until = time.monotonic() + GIVES_WAY_WITHIN
+                    answer = self.head(path)
+                if answer.status in (409, 423) and time.monotonic() < until:
+                    # It may not have noticed yet, or only since HEAD was answered.
+                    time.sleep(0.1)
+                    answer = self.head(path)
+            return answer
+        except ConnectionRefusedError as error:
+            # Of an upload that has begun this says nothing.
+            raise ConnectionError(str(error)) from error
+
+    def begin(self, record: dict) -> Answer:
+        """With its key, so that an upload that was begun already is found again."""
+        said = {"filename": record["name"], "filetype": record["content_type"], "metadata": json.dumps(record["metadata"])}
+        if record["declare"]:
+            said["sha256"] = record["sha256"]
+        pairs = (f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in said.items())
+        headers = {
+            "Tus-Resumable": "1.0.0",
+            "Upload-Length": str(record["size"]),
+            "Upload-Metadata": ",".join(pairs),
+            "Idempotency-Key": record["key"],
+        }
+        return self.api.call("POST", "/v1/uploads/tus", b"", headers)
+
+    def head(self, path: str) -> Answer:
+        return self.api.call("HEAD", path, None, {"Tus-Resumable": "1.0.0"})
+
+    def patch(self, record: dict, path: str, piece: bytes, at: int, hangs_up: bool) -> Answer:
+        headers = {
+            "Tus-Resumable": "1.0.0",
+            "Content-Type": "application/offset+octet-stream",
+            "Content-Length": str(len(piece)),
+            "Upload-Offset": str(at),
+        }
+        if record["checked"]:
+            headers["Upload-Checksum"] = "sha1 " + base64.b64encode(hashlib.sha1(piece).digest()).decode()
+        step = max(1, min(PIECE, len(piece) // 4))
+        pieces = [piece[start : start + step] for start in range(0, len(piece), step)]
+        return self.api.call("PATCH", path, Body(pieces, record["pause"], len(piece) // 2 if hangs_up else None), headers)
 
     def look(self, identity: Optional[str], name: str) -> Optional[dict]:
         """The service's JSON of a file, by its id or else its name; None: there is none."""
@@ -378,6 +447,7 @@ class Writer(Client):
         # The fuller it is, the more goes.
         full = len(self.ledger.files) > FILES or kept > BYTES
         choices: list[tuple[float, str]] = [(1 if full else 10, "upload"), (0.5, "cut"), (0.1 if full else 1, "import")]
+        choices += [(0.2 if full else 3, "tus")]
         if live:
             choices += [(4, "replace"), (4, "patch"), (3, "trash"), (1 if full else 3, "copy")]
         if len(live) > 3:
@@ -394,6 +464,13 @@ class Writer(Client):
             case "import":
                 items = [self.item(index) for index in range(chance.randrange(1, 12))]
                 self.request({"op": "import", "items": items, "content_type": origin.TYPE, "key": self.key()})
+            case "tus":
+                content = {**self.content(True, 3), "way": "tus", "key": self.key()}
+                size = content["size"]
+                # Three pieces or more, each of them hung up on now and then.
+                hang_ups = sorted(chance.randrange(size) for _ in range(chance.choice((0, 0, 1, 2))))
+                pieces = {"piece": -(-size // chance.randrange(3, 9)), "checked": chance.random() < 0.3, "hang_ups": hang_ups}
+                self.request({"op": "tus", **self.new(), **content, **pieces})
             case "cut":
                 self.request({"op": "cut", **self.new(), **self.content(False, 2 * PIECE)})
             case "replace":

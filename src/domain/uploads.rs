@@ -14,35 +14,74 @@ use crate::id::{ObjectId, Tenant, UploadId};
 use crate::metadata::Conn;
 use crate::metadata::events::Event;
 use crate::metadata::objects::{FIRST_EPOCH, Intent};
+use crate::metadata::uploads::Abandoned;
 use crate::metadata::usage::Change;
 
+use super::content::Claim;
 use super::files::{NewFile, UNNAMED};
+use super::once::{self, Key, Once};
 use super::{Caller, Domain, quota};
 
 mod bodies;
 mod ending;
 mod hashing;
+mod holding;
+mod parts;
 mod receiving;
 
 pub use crate::metadata::uploads::{State, Strategy, Upload};
 pub use bodies::Check;
-pub use receiving::Append;
+pub use holding::Append;
 
 /// Uploads removed in one look.
 const BATCH: u32 = 100;
 
 impl Domain {
-    /// Begins an upload that is to become a file; of unknown length where `new` has no size.
+    /// Begins an upload that is to become a file; of unknown length where `new` has no size. With `once`,
+    /// whose fingerprint must cover all of the request, the upload that an equal request began: as it is
+    /// now, or as it was where it has gone since.
     ///
     /// # Errors
-    /// As [`Domain::file_check`]; `QuotaExceeded`.
+    /// As [`Domain::file_check`]; `QuotaExceeded`; as with every key.
     pub async fn upload_create(
         &self,
         caller: &Caller,
         new: NewFile,
         tus_metadata: Option<String>,
+        once: Option<Once>,
     ) -> Result<Upload> {
         self.file_check(&new)?;
+        let Some(once) = once else {
+            let begun = self.upload_insert(caller, new, tus_metadata, None).await?;
+            return begun.ok_or_else(|| Error::internal("an upload without a key lost it"));
+        };
+        let key = once.key(caller);
+        loop {
+            let abandoned = match self.once_look(&once, &key).await? {
+                Key::Free => None,
+                Key::Abandoned(since) => Some(since),
+                Key::Done(done) => {
+                    let then: Upload = once::made(&done, &once.fingerprint)?;
+                    let now = self.upload_get(&caller.tenant, then.id).await?;
+                    return Ok(now.unwrap_or(then));
+                }
+            };
+            let claim = Some((key.clone(), once.fingerprint, abandoned));
+            let (new, said) = (new.clone(), tus_metadata.clone());
+            if let Some(upload) = self.upload_insert(caller, new, said, claim).await? {
+                return Ok(upload);
+            }
+        }
+    }
+
+    /// None: another request has the key.
+    async fn upload_insert(
+        &self,
+        caller: &Caller,
+        new: NewFile,
+        tus_metadata: Option<String>,
+        claim: Option<Claim>,
+    ) -> Result<Option<Upload>> {
         let now = self.clock.now();
         let expires_at = now.plus(self.rules.uploads_expiry);
         let upload = Upload {
@@ -81,11 +120,22 @@ impl Domain {
         };
         let event = self.event(caller, "upload.created", upload.id, Value::Null);
         let quota = self.quota(&caller.tenant);
-        self.metadata
+        let expired = self.once_expired();
+        let ours = self
+            .metadata
             .write(
-                (intent, upload.clone(), event),
-                move |tx, (intent, upload, event)| {
+                (intent, upload.clone(), event, claim),
+                move |tx, (intent, upload, event, claim)| {
                     async move {
+                        if let Some((key, fingerprint, abandoned)) = claim {
+                            if let Some(since) = abandoned {
+                                tx.idempotency_forget(key, *since, expired).await?;
+                            }
+                            let done = once::done(*fingerprint, upload)?;
+                            if !tx.idempotency_record(key, fingerprint, &done, now).await? {
+                                return Ok(false);
+                            }
+                        }
                         tx.object_intend(intent).await?;
                         tx.upload_insert(upload).await?;
                         tx.event_insert(event).await?;
@@ -93,13 +143,14 @@ impl Domain {
                             reserved: intent.reserved,
                             ..Change::default()
                         };
-                        quota::take(tx, &upload.tenant, change, quota).await
+                        quota::take(tx, &upload.tenant, change, quota).await?;
+                        Ok(true)
                     }
                     .boxed()
                 },
             )
             .await?;
-        Ok(upload)
+        Ok(ours.then_some(upload))
     }
 
     /// The upload, until it expires; None where there is none, and where it is another tenant's.
@@ -182,26 +233,33 @@ impl Domain {
         }
     }
 
-    /// Gives an upload up whose bytes are not what they were to be.
-    async fn upload_fail(&self, caller: &Caller, upload: &Upload, why: &Error) -> Result<()> {
-        let (id, epoch) = (upload.id, upload.epoch);
+    /// Gives an upload up whose bytes are not what they were to be; false where another writer has taken it over.
+    async fn upload_fail(
+        &self,
+        caller: &Caller,
+        id: UploadId,
+        epoch: i64,
+        why: &Error,
+    ) -> Result<bool> {
         let now = self.clock.now();
         let detail = json!({"error": why.detail()});
         let event = self.event(caller, "upload.failed", id, detail);
-        self.metadata
+        let failed = self
+            .metadata
             .write(event, move |tx, event| {
                 async move {
                     let locked = tx.upload_lock(&event.tenant, id).await?;
-                    match locked.filter(|upload| upload.epoch == epoch) {
-                        Some(upload) => remove(tx, &upload, event, now).await,
-                        None => Ok(()),
-                    }
+                    let Some(upload) = locked.filter(|upload| upload.epoch == epoch) else {
+                        return Ok(false);
+                    };
+                    remove(tx, &upload, event, now).await?;
+                    Ok(true)
                 }
                 .boxed()
             })
             .await?;
         self.died.notify_one();
-        Ok(())
+        Ok(failed)
     }
 }
 
@@ -218,7 +276,8 @@ async fn remove(
         reserved = tx
             .object_abandon(upload.object_id, upload.epoch, now, false)
             .await?;
-        tx.upload_pieces_abandon(upload.id, now, true).await?;
+        tx.upload_pieces_abandon(upload.id, now, Abandoned::All)
+            .await?;
         tx.event_insert(event).await?;
     }
     tx.upload_delete(&upload.tenant, upload.id).await?;

@@ -50,7 +50,6 @@ use super::{
         tus::head,
         tus::patch,
         tus::terminate,
-        tus::overridden,
         uploads::list,
         uploads::get,
         uploads::abort,
@@ -167,7 +166,7 @@ pub fn document() -> Document {
             // The trash, an Idempotency-Key in use.
             "createSignedUrl" => kinds.extend([Kind::Forbidden, Kind::Gone, Kind::Conflict]),
             "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" | "createImport"
-            | "createLink" | "unlockLink" => {
+            | "createTusUpload" | "createLink" | "unlockLink" => {
                 kinds.push(Kind::Conflict);
             }
             // A content that went meanwhile; no secret to sign with.

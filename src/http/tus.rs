@@ -3,9 +3,9 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -22,10 +22,11 @@ use crate::domain::Caller;
 use crate::domain::files::{Metadata, NewFile};
 use crate::domain::uploads::{Append, Check, State as Of, Strategy, Upload};
 use crate::error::{Error, Kind, Result};
-use crate::id::UploadId;
+use crate::id::{Tenant, UploadId};
+use crate::places::Place;
 
 use super::extract::{self, Acting, PathId, Query};
-use super::{digest, media_type, upload};
+use super::{digest, media_type, once, upload};
 
 pub(super) const PATH: &str = "/v1/uploads/tus";
 
@@ -45,18 +46,38 @@ const CONCAT: HeaderName = HeaderName::from_static("upload-concat");
 const OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
 const ONE: HeaderValue = HeaderValue::from_static("1.0.0");
+/// What the Idempotency-Keys of tus uploads belong to.
+const ROUTE: &str = "createTusUpload";
+
 const BYTES: &str = "application/offset+octet-stream";
 
 /// The longest `Upload-Metadata`, in bytes: the metadata's 64 KiB in Base64, and the rest.
 const LONGEST_METADATA: usize = 128 * 1024;
 
+/// Takes `X-HTTP-Method-Override` for the method of a request below [`PATH`], whatever the method that it
+/// came with; whether there was one. Before its route is looked for.
+pub(super) fn override_method<B>(request: &mut axum::http::Request<B>) -> bool {
+    if !is_below(request.uri().path()) {
+        return false;
+    }
+    let Some(said) = request.headers().get(OVERRIDE) else {
+        return false;
+    };
+    // What is no method is one that nothing answers.
+    let method = Method::from_bytes(said.as_bytes()).unwrap_or(Method::TRACE);
+    *request.method_mut() = method;
+    true
+}
+
+fn is_below(path: &str) -> bool {
+    path.strip_prefix(PATH)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Around all that is answered below [`PATH`]: the fields that every answer has, and those that say what
 /// the service can do. Outside of CORS, which answers every OPTIONS itself.
 pub(super) async fn fields(State(app): State<App>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let ours = path
-        .strip_prefix(PATH)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let ours = is_below(request.uri().path());
     let asks = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;
     if !ours {
@@ -105,6 +126,7 @@ pub(super) async fn options() -> StatusCode {
         ("Upload-Defer-Length" = Option<u32>, Header, description = "`1`: a PATCH says it later"),
         ("Upload-Metadata" = Option<String>, Header, description = "`filename`, `filetype`, `metadata` (a JSON object) and `sha256`, each with its value in Base64; others are kept for HEAD and mean nothing"),
         ("Upload-Checksum" = Option<String>, Header, description = "Of the bytes that come: `sha1`, `sha256`, `md5` or `crc32`, and its value in Base64"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The caller's own, where no bytes come: an equal request within 24 hours is answered with the upload that this one began"),
     ),
     request_body(content((super::types::Bytes = "application/offset+octet-stream"))),
     responses((status = 201, description = "The upload has begun",
@@ -154,23 +176,48 @@ pub(super) async fn create(
             "There are more bytes than Upload-Length says.",
         ));
     }
-    let mut upload = app.domain.upload_create(&caller, new, said).await?;
-    if has_body || size == Some(0) {
+    let length = size.map(|size| size.to_string()).unwrap_or_default();
+    let known = [
+        length.as_bytes(),
+        said.as_deref().unwrap_or_default().as_bytes(),
+    ];
+    let once = once::read(&head, ROUTE, &known)?;
+    if has_body && once.is_some() {
+        return Err(Error::invalid(
+            "/Idempotency-Key",
+            "goes with an upload that begins without bytes: send them by PATCH",
+        ));
+    }
+    let ends = size == Some(0);
+    // Before it begins: who is refused has left nothing.
+    let place = if has_body || ends {
+        Some(upload::place(&app, &caller)?)
+    } else {
+        None
+    };
+    let mut upload = app.domain.upload_create(&caller, new, said, once).await?;
+    if let Some(place) = place
+        && upload.state == Of::Open
+    {
         let append = Append {
             offset: 0,
             length: None,
             brings,
         };
-        let received = receive(&app, &caller, upload.id, append, check, body).await;
+        let received = receive(&app, &caller, upload.id, append, check, body, place).await;
         upload = match received {
             Ok(upload) => upload,
-            // It has begun all the same, and can be gone on with where it is.
-            Err(error) => app
-                .domain
-                .upload_get(&caller.tenant, upload.id)
-                .await?
-                .filter(|upload| upload.received > 0 || is_passing(&error))
-                .ok_or(error)?,
+            Err(error) => match app.domain.upload_get(&caller.tenant, upload.id).await? {
+                // It has begun all the same, and can be gone on with where it is.
+                Some(upload) if upload.received > 0 || is_passing(&error) => upload,
+                left => {
+                    if left.is_some() {
+                        // Nobody was told of it.
+                        app.domain.upload_abort(&caller, upload.id).await?;
+                    }
+                    return Err(error);
+                }
+            },
         };
     }
     let path = format!(
@@ -269,16 +316,6 @@ pub(super) async fn patch(
 ) -> Result<Response> {
     let (head, body) = request.into_parts();
     speaks(&head.headers)?;
-    patched(&app, caller, id, head, body).await
-}
-
-async fn patched(
-    app: &App,
-    caller: Caller,
-    id: UploadId,
-    head: Parts,
-    body: axum::body::Body,
-) -> Result<Response> {
     Query::read(&head.uri, &[])?;
     is_bytes(&head.headers)?;
     let append = Append {
@@ -288,7 +325,8 @@ async fn patched(
         brings: extract::content_length(&head.headers),
     };
     let check = checksum(&head.headers)?;
-    let upload = receive(app, &caller, id, append, check, body).await?;
+    let place = upload::place(&app, &caller)?;
+    let upload = receive(&app, &caller, id, append, check, body, place).await?;
     Ok((StatusCode::NO_CONTENT, progress(&upload)).into_response())
 }
 
@@ -315,42 +353,6 @@ pub(super) async fn terminate(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Act on a tus upload by POST
-///
-/// For who can't send HEAD, PATCH or DELETE: `X-HTTP-Method-Override` says which one is meant.
-#[utoipa::path(
-    post, path = "/v1/uploads/tus/{id}", tag = "uploads",
-    params(
-        ("id" = String, Path, description = "The upload's id"),
-        ("Tus-Resumable" = String, Header, description = "`1.0.0`"),
-        ("X-HTTP-Method-Override" = String, Header, description = "`HEAD`, `PATCH` or `DELETE`"),
-    ),
-    request_body(content((super::types::Bytes = "application/offset+octet-stream"))),
-    responses(
-        (status = 200, description = "As with HEAD"),
-        (status = 204, description = "As with PATCH or DELETE"),
-    ),
-)]
-pub(super) async fn overridden(
-    State(app): State<App>,
-    Acting(caller): Acting,
-    PathId(id): PathId<UploadId>,
-    request: Request,
-) -> Result<Response> {
-    let (parts, body) = request.into_parts();
-    let headers = parts.headers.clone();
-    speaks(&headers)?;
-    let app = State(app);
-    match text(&headers, &OVERRIDE)?.as_deref() {
-        Some("PATCH") => patched(&app, caller, id, parts, body).await,
-        Some("DELETE") => terminate(app, Acting(caller), PathId(id), headers)
-            .await
-            .map(IntoResponse::into_response),
-        Some("HEAD") => head(app, Acting(caller), PathId(id), headers).await,
-        _ => Err(super::problem::no_method().await),
-    }
-}
-
 async fn known(app: &App, caller: &Caller, id: UploadId) -> Result<Upload> {
     let upload = app.domain.upload_get(&caller.tenant, id).await?;
     upload
@@ -364,11 +366,13 @@ async fn receive(
     id: UploadId,
     append: Append,
     check: Option<Box<dyn Check>>,
-    body: axum::body::Body,
+    body: Body,
+    place: Place<Tenant>,
 ) -> Result<Upload> {
     let source = extract::byte_stream(body, &app.config.limits);
     let (domain, caller) = (app.domain.clone(), caller.clone());
     let work = async move {
+        let _place = place;
         domain
             .upload_append(
                 &caller,

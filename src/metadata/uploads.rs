@@ -1,9 +1,10 @@
-//! The tables `uploads` and `upload_pieces`: uploads that take more than one request.
+//! The table `uploads`: uploads that take more than one request. `parts` has where their bytes are.
 //!
 //! An upload is changed as a whole row that is locked, so that what may be done with it is decided in
 //! one place, `domain::uploads`. Whoever locks an upload locks objects only afterwards.
 
 use futures::TryFutureExt;
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use sqlx::types::Json;
 
@@ -16,8 +17,12 @@ use super::files::Metadata;
 use super::objects::{digest, signed, unsigned};
 use super::postgres::in_time;
 
+mod parts;
+
+pub use parts::{Abandoned, Part, Piece};
+
 /// How the bytes come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Strategy {
     /// Through the service, in any number of pieces.
     Tus,
@@ -27,7 +32,7 @@ pub enum Strategy {
     Multipart,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     Open,
     Done,
@@ -66,7 +71,7 @@ impl State {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Upload {
     pub id: UploadId,
     pub tenant: Tenant,
@@ -112,16 +117,6 @@ impl Upload {
     pub fn is_complete(&self) -> bool {
         self.state == State::Open && self.size == Some(self.received)
     }
-}
-
-/// Bytes of an upload that lie in an object of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// Where it begins, in bytes.
-    pub position: u64,
-    /// In bytes.
-    pub size: u64,
-    pub object_id: ObjectId,
 }
 
 #[derive(FromRow)]
@@ -345,65 +340,6 @@ impl Conn<'_> {
         }))
     }
 
-    /// The row of a piece that is about to be written.
-    pub async fn upload_piece_intend(
-        &mut self,
-        upload: UploadId,
-        position: u64,
-        object_id: ObjectId,
-    ) -> Result<()> {
-        run!(
-            self,
-            "INSERT INTO upload_pieces (upload_id, position, object_id) VALUES ($1, $2, $3)",
-            [upload, signed(position)?, object_id]
-        );
-        Ok(())
-    }
-
-    /// A piece that is durable; `quiet_at`: from when on no call can write it any more.
-    pub async fn upload_piece_written(
-        &mut self,
-        upload: UploadId,
-        piece: &Piece,
-        quiet_at: Option<Timestamp>,
-    ) -> Result<()> {
-        run_one!(
-            self,
-            "UPDATE upload_pieces SET size = $3 WHERE upload_id = $1 AND object_id = $2",
-            [upload, piece.object_id, signed(piece.size)?],
-            || Error::unavailable("a piece went while it was written")
-        );
-        run!(
-            self,
-            "UPDATE objects SET quiet_at = COALESCE($2, quiet_at) WHERE id = $1 AND state = 'writing'",
-            [piece.object_id, quiet_at]
-        );
-        Ok(())
-    }
-
-    /// Gives the objects of an upload's pieces up: of all, or of those that were not written to their end.
-    pub async fn upload_pieces_abandon(
-        &mut self,
-        upload: UploadId,
-        now: Timestamp,
-        all: bool,
-    ) -> Result<()> {
-        run!(
-            self,
-            "UPDATE objects SET state = 'dead', lease_until = NULL, delete_at = $2,
-                    forget_at = CASE WHEN quiet_at > $2 THEN quiet_at ELSE $2 END
-             WHERE state = 'writing' AND id IN (
-                SELECT object_id FROM upload_pieces WHERE upload_id = $1 AND (size IS NULL OR $3))",
-            [upload, now, all]
-        );
-        run!(
-            self,
-            "DELETE FROM upload_pieces WHERE upload_id = $1 AND (size IS NULL OR $2)",
-            [upload, all]
-        );
-        Ok(())
-    }
-
     /// How many bytes of the quota a writing object holds.
     pub async fn object_reserved(&mut self, id: ObjectId) -> Result<u64> {
         let reserved: Option<i64> = on!(self, |c| {
@@ -413,27 +349,6 @@ impl Conn<'_> {
                 .await?
         });
         unsigned(reserved.unwrap_or(0))
-    }
-
-    /// The written pieces of an upload, in order.
-    pub async fn upload_pieces(&mut self, upload: UploadId) -> Result<Vec<Piece>> {
-        let rows: Vec<(i64, i64, ObjectId)> = on!(self, |c| {
-            sqlx::query_as(
-                "SELECT position, size, object_id FROM upload_pieces WHERE upload_id = $1 AND size IS NOT NULL ORDER BY position",
-            )
-            .bind(upload)
-            .fetch_all(c)
-            .await?
-        });
-        rows.into_iter()
-            .map(|(position, size, object_id)| {
-                Ok(Piece {
-                    position: unsigned(position)?,
-                    size: unsigned(size)?,
-                    object_id,
-                })
-            })
-            .collect()
     }
 
     /// Moves the lease of an open upload's object, and the end of what its writers may still do.
@@ -457,18 +372,6 @@ impl Conn<'_> {
             .rows_affected()
         });
         Ok(kept == 1)
-    }
-
-    /// Moves the leases of an upload's pieces to its expiry, those that end before `before`.
-    pub async fn upload_pieces_keep(&mut self, upload: &Upload, before: Timestamp) -> Result<()> {
-        run!(
-            self,
-            "UPDATE objects SET lease_until = $2
-             WHERE state = 'writing' AND lease_until < $3
-               AND id IN (SELECT object_id FROM upload_pieces WHERE upload_id = $1)",
-            [upload.id, upload.expires_at, before]
-        );
-        Ok(())
     }
 }
 

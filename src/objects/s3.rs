@@ -1,6 +1,6 @@
 //! Objects in S3, and in what speaks its protocol.
 //!
-//! `object_store` moves the bytes; what lists is done by hand, in `listing`.
+//! `object_store` moves the bytes; what it has no call for is done by hand, over `requests`.
 
 use std::future::Future;
 use std::ops::Range;
@@ -28,16 +28,21 @@ use crate::error::{Error, Result};
 use crate::faults::Faults;
 use crate::metrics::Store;
 
+mod calls;
 mod listing;
 mod measured;
+mod multipart;
 mod pieces;
 mod points;
+mod requests;
 mod retries;
 mod writer;
 
+pub(super) use multipart::{LONGEST_SIGNATURE, Multipart};
 use pieces::Pieces;
+pub(super) use pieces::Shared as Spare;
 use retries::Retries;
-pub(super) use writer::Writer;
+pub(super) use writer::{Part, Writer};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -189,6 +194,10 @@ impl S3 {
 
     pub(super) fn write(&self, key: &str, size: Option<u64>, lease: Lease) -> Writer {
         Writer::new(self.clone(), key, size, lease)
+    }
+
+    pub(super) fn multipart(&self, key: &str, lease: Lease) -> Multipart {
+        Multipart::new(self.clone(), key, lease)
     }
 
     pub(super) async fn read(&self, key: &str, range: Range<u64>) -> Result<ByteStream> {

@@ -83,9 +83,8 @@ async fn call(client: &Client, route: &Route, id: &str) -> Answer {
     let request = client.request(route.method.clone(), &path);
     let request = match (route.takes, route.operation) {
         (_, Some("headTusUpload" | "deleteTusUpload")) => request.header("tus-resumable", "1.0.0"),
-        (_, Some("createTusUpload" | "appendTusUpload" | "actOnTusUpload")) => request
+        (_, Some("createTusUpload" | "appendTusUpload")) => request
             .header("tus-resumable", "1.0.0")
-            .header("x-http-method-override", "PATCH")
             .header("content-type", "application/offset+octet-stream")
             .header("upload-offset", 0)
             .header("upload-length", 1)
@@ -194,7 +193,6 @@ fn foreign(operation: &str) -> Foreign {
         | "headTusUpload"
         | "appendTusUpload"
         | "deleteTusUpload"
-        | "actOnTusUpload"
         | "getUpload"
         | "abortUpload"
         | "createSignedUrl"

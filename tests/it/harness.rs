@@ -1,5 +1,6 @@
 //! What the tests stand on: databases, and whole services that are called over TCP.
 
+pub mod binary;
 pub mod client;
 pub mod connection;
 pub mod content;

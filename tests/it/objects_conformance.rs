@@ -23,6 +23,8 @@ use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{ClientOptions, PutPayload};
 
+mod multipart;
+
 const MIB: usize = 1024 * 1024;
 const ENVIRONMENT: &str = "images";
 

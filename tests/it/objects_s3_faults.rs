@@ -15,6 +15,8 @@ use futures::TryStreamExt;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+mod multipart;
+
 const PART: usize = 8 * 1024 * 1024;
 
 struct Request {

@@ -1,20 +1,20 @@
 //! The end of an upload: its bytes become a file.
 
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, TryStreamExt};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind, Result};
 use crate::id::FileId;
-use crate::metadata::uploads::{State, Upload};
+use crate::metadata::uploads::{Abandoned, State, Upload};
 use crate::metadata::usage::{Amount, Change};
 use crate::objects::ByteStream;
 
 use super::super::files::{File, Sniff, lease_ran_out};
 use super::super::{Caller, Domain, quota};
 use super::hashing::thawed;
+use super::holding::{Held, holds};
 use super::lost;
-use super::receiving::{Held, holds};
 
 /// How many first bytes decide a content type that was not declared.
 const SNIFFED: u64 = 4096;
@@ -42,7 +42,8 @@ impl Domain {
                 hex::encode(declared)
             );
             let error = Error::new(Kind::PieceMismatch, detail);
-            self.upload_fail(caller, upload, &error).await?;
+            self.upload_fail(caller, upload.id, upload.epoch, &error)
+                .await?;
             return Err(error);
         }
         let settled = self.upload_assemble(&held).await?;
@@ -51,7 +52,8 @@ impl Domain {
             None => {
                 let sniffed = self.upload_sniff(upload, sniff).await?;
                 if let Err(error) = self.content_type_check(&sniffed) {
-                    self.upload_fail(caller, upload, &error).await?;
+                    self.upload_fail(caller, upload.id, upload.epoch, &error)
+                        .await?;
                     return Err(error);
                 }
                 sniffed
@@ -99,7 +101,8 @@ impl Domain {
                         .ok_or_else(lease_ran_out)?;
                     tx.file_insert(file).await?;
                     tx.event_insert(event).await?;
-                    tx.upload_pieces_abandon(id, now, true).await?;
+                    tx.upload_pieces_abandon(id, now, Abandoned::All).await?;
+                    tx.upload_parts_delete(id).await?;
                     upload.state = State::Done;
                     upload.file_id = Some(file.id);
                     upload.writer_until = None;
@@ -136,33 +139,17 @@ impl Domain {
                 .await?;
             return Ok(true);
         }
-        let mut reader = self.metadata.reader().await?;
-        let pieces = reader.conn().upload_pieces(upload.id).await?;
-        drop(reader);
-        let mut writer = self.objects.write(
-            &key,
-            upload.epoch,
-            Some(upload.received),
-            held.lease.clone(),
-        );
-        let mut at = 0;
-        for piece in pieces {
-            if piece.position != at {
-                return Err(Error::internal("a piece of an upload is missing"));
-            }
-            at += piece.size;
-            let key = self.objects.root().object(&upload.tenant, piece.object_id);
-            let mut bytes = self.objects.read(&key, 0..piece.size).await?;
-            while let Some(chunk) = bytes.next().await {
-                if let Err(error) = chunk_written(&mut writer, chunk).await {
-                    writer.abort().await;
-                    return Err(error);
-                }
-            }
+        let multipart = self.objects.multipart(&key, held.lease.clone());
+        if let Some(multipart) = multipart
+            && upload.received > 0
+        {
+            return self.upload_complete(held, multipart).await;
         }
-        if at != upload.received {
-            return Err(Error::internal("the last piece of an upload is missing"));
+        if upload.received > 0 {
+            return Err(Error::internal("nobody has written the bytes of an upload"));
         }
+        let lease = held.lease.clone();
+        let mut writer = self.objects.write(&key, upload.epoch, Some(0), lease);
         if let Err(error) = writer.finish().await {
             writer.abort().await;
             return Err(error);
@@ -180,11 +167,4 @@ impl Domain {
         }
         Ok(sniff(&first, &upload.name).to_owned())
     }
-}
-
-async fn chunk_written(
-    writer: &mut crate::objects::Writer,
-    chunk: Result<bytes::Bytes>,
-) -> Result<()> {
-    writer.write(vec![chunk?]).await
 }

@@ -37,7 +37,7 @@ fn operation(method: &str, query: Option<&str>) -> Operation {
         pairs.any(|pair| pair.split('=').next() == Some(name))
     };
     match method {
-        "GET" if has("list-type") || has("uploads") => Operation::List,
+        "GET" if has("list-type") || has("uploads") || has("uploadId") => Operation::List,
         "GET" => Operation::Get,
         "HEAD" => Operation::Head,
         "PUT" if has("partNumber") => Operation::PutPart,
@@ -72,6 +72,11 @@ mod tests {
             ("GET", Some("list-type=2&prefix=a"), Operation::List),
             ("GET", Some("uploads&prefix=a"), Operation::List),
             ("GET", Some("uploads=&prefix=a"), Operation::List),
+            (
+                "GET",
+                Some("uploadId=a&part-number-marker=2"),
+                Operation::List,
+            ),
             ("HEAD", None, Operation::Head),
             ("PUT", None, Operation::Put),
             ("PUT", Some("partNumber=1&uploadId=a"), Operation::PutPart),

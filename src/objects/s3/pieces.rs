@@ -20,7 +20,7 @@ pub(super) struct Pieces {
 }
 
 /// One writer's part in it. With the last one all that is kept is let go.
-pub(super) struct Shared(Arc<Pieces>);
+pub(in crate::objects) struct Shared(Arc<Pieces>);
 
 impl Pieces {
     pub(super) fn join(self: &Arc<Self>) -> Shared {
@@ -45,7 +45,7 @@ impl Shared {
     }
 
     /// Keeps those pieces of a part that was sent that have the largest size.
-    pub(super) fn give(&self, pieces: Vec<Bytes>) {
+    pub(in crate::objects) fn give(&self, pieces: Vec<Bytes>) {
         let full = pieces
             .into_iter()
             .filter(|piece| piece.len() == LARGEST_PIECE);

@@ -1,35 +1,17 @@
 //! Writes an object: in one PUT when it fits into one part, and in parts when it doesn't.
 
-use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use bytes::{Bytes, BytesMut};
-use object_store::client::{HttpError, HttpErrorKind};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::{MultipartId, ObjectStoreExt, PutPayload};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
+use super::calls::{Failed, OpenCalls, call};
 use super::pieces::{LARGEST_PIECE, Shared};
-use super::retries::Retries;
-use super::{S3, in_time, is_absent, late, path};
+use super::{S3, in_time, is_absent, path};
 use crate::error::{Error, Result};
+use crate::objects::parts::{MOST_PARTS, part_size};
 use crate::objects::{CALL_TIMEOUT, Found, Lease};
-
-const MIB: u64 = 1024 * 1024;
-
-/// The size of parts as long as nothing asks for larger ones: S3's least is 5 MiB.
-const SMALLEST_PART: u64 = 8 * MIB;
-/// S3's own limit is 10,000; what is left over is for uploads that outgrow what they declared.
-const PLANNED_PARTS: u64 = 9_000;
-const MOST_PARTS: u64 = 10_000;
-/// S3's own limit on a part.
-const LARGEST_PART: u64 = 5 * 1024 * MIB;
-/// Without a declared size: so many parts of the smallest size (17.5 GiB), and then twice the size
-/// each time that so many more were written.
-const PARTS_BEFORE_GROWTH: u64 = 2_250;
-const PARTS_UNTIL_DOUBLE: u64 = 750;
 
 /// Together with the part that is being filled, a writer holds this many and one more.
 const PARTS_IN_FLIGHT: usize = 2;
@@ -268,7 +250,7 @@ impl Writer {
 
 /// The bytes of one part.
 #[derive(Default)]
-struct Part {
+pub(in crate::objects) struct Part {
     pieces: Vec<Bytes>,
     filling: BytesMut,
     /// In bytes.
@@ -276,7 +258,7 @@ struct Part {
 }
 
 impl Part {
-    fn push(&mut self, mut chunk: Bytes, spare: &Shared) {
+    pub(in crate::objects) fn push(&mut self, mut chunk: Bytes, spare: &Shared) {
         while !chunk.is_empty() {
             if self.filling.len() == self.filling.capacity() {
                 self.seal();
@@ -307,210 +289,23 @@ impl Part {
         self.pieces.iter().cloned().collect()
     }
 
-    fn into_pieces(mut self) -> Vec<Bytes> {
+    /// In bytes.
+    pub(in crate::objects) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(in crate::objects) fn into_pieces(mut self) -> Vec<Bytes> {
         self.seal();
         self.pieces
     }
 }
 
-/// The size in bytes of a part, by its number from 1: every part before the last one has it.
-///
-/// All of a part is held in memory until it is sent. So parts stay at 8 MiB for as long as they can
-/// and 9,000 of them still hold 5 TiB: with a declared size, all have the least size that
-/// suffices for it; without, they grow (and with them the memory that a writer takes) in steps.
-fn part_size(number: u64, declared: Option<u64>) -> u64 {
-    let size = match declared {
-        Some(declared) => declared.div_ceil(PLANNED_PARTS).next_multiple_of(MIB),
-        None => {
-            let grown = number
-                .saturating_sub(PARTS_BEFORE_GROWTH)
-                .div_ceil(PARTS_UNTIL_DOUBLE);
-            SMALLEST_PART << grown.min(10)
-        }
-    };
-    size.clamp(SMALLEST_PART, LARGEST_PART)
-}
-
-/// Counts the calls that could write and whose end is not known: those under way, and those that
-/// were cut off, timed out, or broke off without an answer.
-#[derive(Clone, Default)]
-struct OpenCalls(Arc<AtomicUsize>);
-
-/// Dropped without [`OpenCall::end`], the call stays open for ever.
-struct OpenCall(Arc<AtomicUsize>);
-
-impl OpenCalls {
-    fn begin(&self) -> OpenCall {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        OpenCall(self.0.clone())
-    }
-
-    fn none(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == 0
-    }
-}
-
-impl OpenCall {
-    fn end(self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// Why a call that could write gave nothing.
-enum Failed {
-    /// It was not made, or no answer came in time.
-    Unanswered(Error),
-    /// What the last try came to.
-    Answered(object_store::Error),
-}
-
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Unanswered(error) => error,
-            Failed::Answered(error) => Self::unavailable(error),
-        }
-    }
-}
-
-/// Makes a call that could write, a few times if it must, all within one [`CALL_TIMEOUT`].
-///
-/// Each may be made twice: parts and objects have one content, and of an upload that was created
-/// twice, one stays without parts until the writer has finished.
-async fn call<T, F>(
-    lease: &Lease,
-    open_calls: &OpenCalls,
-    retries: &Retries,
-    attempt: impl Fn() -> F,
-) -> Result<T, Failed>
-where
-    F: Future<Output = object_store::Result<T>>,
-{
-    lease.outlasts(CALL_TIMEOUT).map_err(Failed::Unanswered)?;
-    let deadline = Instant::now() + CALL_TIMEOUT;
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let open = open_calls.begin();
-        let error = match timeout_at(deadline, attempt()).await {
-            Ok(Ok(done)) => {
-                open.end();
-                return Ok(done);
-            }
-            Ok(Err(error)) => error,
-            Err(_) => return Err(Failed::Unanswered(late())),
-        };
-        let retry = match outcome(&error) {
-            Outcome::Refused => {
-                open.end();
-                false
-            }
-            Outcome::NotSent => {
-                open.end();
-                true
-            }
-            Outcome::Unknown => true,
-        };
-        let pause = retries.pause(tries).filter(|_| retry);
-        match pause.filter(|pause| Instant::now() + *pause < deadline) {
-            Some(pause) => tokio::time::sleep(pause).await,
-            None => return Err(Failed::Answered(error)),
-        }
-    }
-}
-
-enum Outcome {
-    /// The store understood, and won't.
-    Refused,
-    NotSent,
-    /// Also what the store or a proxy before it answers with 5xx: behind that, it may yet be done.
-    Unknown,
-}
-
-fn outcome(error: &object_store::Error) -> Outcome {
-    match error {
-        object_store::Error::NotFound { .. }
-        | object_store::Error::AlreadyExists { .. }
-        | object_store::Error::Precondition { .. }
-        | object_store::Error::NotModified { .. }
-        | object_store::Error::PermissionDenied { .. }
-        | object_store::Error::Unauthenticated { .. } => Outcome::Refused,
-        _ => match http_error(error).map(HttpError::kind) {
-            Some(HttpErrorKind::Connect) => Outcome::NotSent,
-            _ => Outcome::Unknown,
-        },
-    }
-}
-
-fn http_error(error: &object_store::Error) -> Option<&HttpError> {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::pieces::Pieces;
     use super::*;
-
-    const TIB: u64 = 1024 * 1024 * MIB;
-
-    #[test]
-    fn parts_of_unknown_uploads_start_small_and_reach_5_tib() {
-        let sizes: Vec<u64> = (1..=PLANNED_PARTS)
-            .map(|number| part_size(number, None))
-            .collect();
-        assert!(sizes.iter().sum::<u64>() >= 5 * TIB);
-        assert!(sizes.is_sorted());
-        assert!(
-            sizes
-                .iter()
-                .all(|size| (5 * MIB..=5 * 1024 * MIB).contains(size))
-        );
-        assert!(sizes[..2_250].iter().all(|size| *size == 8 * MIB));
-        assert_eq!(sizes[2_250], 16 * MIB);
-        assert_eq!(sizes[8_999], 4_096 * MIB);
-        for number in [MOST_PARTS, u64::MAX] {
-            assert!(part_size(number, None) <= 5 * 1024 * MIB);
-        }
-        // What a writer holds stays in proportion to what it was sent: three parts are at most
-        // a 250th of that.
-        let mut before = 0;
-        for size in sizes {
-            assert!(size == 8 * MIB || size * 750 <= before);
-            before += size;
-        }
-    }
-
-    #[test]
-    fn parts_of_declared_uploads_have_one_size_that_suffices() {
-        for declared in [
-            0,
-            1,
-            8 * MIB,
-            8 * MIB * 9_000,
-            8 * MIB * 9_000 + 1,
-            TIB,
-            5 * TIB - 1,
-            5 * TIB,
-        ] {
-            let size = part_size(1, Some(declared));
-            assert!((8 * MIB..=5 * 1024 * MIB).contains(&size), "{declared}");
-            assert!(size * PLANNED_PARTS >= declared, "{declared}");
-            assert_eq!(size, part_size(9_999, Some(declared)));
-            assert!(
-                size == 8 * MIB || (size - MIB) * PLANNED_PARTS < declared,
-                "{declared}"
-            );
-        }
-        assert_eq!(part_size(1, Some(5 * TIB)), 583 * MIB);
-        assert_eq!(part_size(1, Some(u64::MAX)), 5 * 1024 * MIB);
-    }
 
     #[test]
     fn a_part_holds_its_own_bytes_and_no_more() {
@@ -529,16 +324,5 @@ mod tests {
             assert!(pieces.iter().all(|piece| piece.len() <= LARGEST_PIECE));
             assert!(pieces.concat() == bytes);
         }
-    }
-
-    #[test]
-    fn a_call_without_a_known_end_stays_open() {
-        let calls = OpenCalls::default();
-        calls.begin().end();
-        assert!(calls.none());
-        let open = calls.begin();
-        assert!(!calls.none());
-        drop(open);
-        assert!(!calls.none());
     }
 }

@@ -1,97 +1,22 @@
 //! The service is killed in the middle of a thousand items, again and again: each ends exactly once.
 
 use std::collections::BTreeSet;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{OPEN, get, items};
-use crate::harness::client::{Client, send};
+use crate::harness::binary::Binary;
+use crate::harness::client::send;
 use crate::harness::origin::{Act, Origin, ok};
-use crate::harness::service::{Pair, Parts};
+use crate::harness::service::Pair;
 
 const ITEMS: usize = 1_000;
 const KILLS: usize = 3;
 
-/// The binary, over one database and one store.
-struct Binary {
-    variables: Vec<(String, String)>,
-    url: String,
-    _parts: Parts,
-}
-
-impl Binary {
-    async fn over(pair: Pair) -> Option<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = port.local_addr().unwrap().to_string();
-        drop(port);
-        let settings = [
-            OPEN[0],
-            ("BOX_LISTEN", address.as_str()),
-            ("BOX_REAPER__INTERVAL", "1s"),
-            ("BOX_DATABASE__MAX_CONNECTIONS", "20"),
-            ("BOX_LOG__LEVEL", "warn"),
-        ];
-        let (parts, variables) = Parts::create(pair, &settings).await?;
-        Some(Self {
-            url: format!("http://{address}"),
-            variables,
-            _parts: parts,
-        })
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_box"));
-        command
-            .args(arguments)
-            .env_clear()
-            .envs(self.variables.iter().cloned())
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn token(&self) -> String {
-        let scopes = "files:read imports:read imports:write";
-        let arguments = [
-            "token",
-            "--tenant",
-            "acme",
-            "--subject",
-            "tester",
-            "--scopes",
-            scopes,
-            "--ttl",
-            "1h",
-        ];
-        let output = self.command(&arguments).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.split_whitespace().last().unwrap().to_owned()
-    }
-
-    async fn start(&self) -> Child {
-        let mut child = self
-            .command(&["serve"])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let stranger = Client::new(&self.url, None);
-        for _ in 0..600 {
-            let ready = stranger.get("/health/ready").send().await;
-            if ready.is_ok_and(|answer| answer.status() == 200) {
-                return child;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        panic!("the service is not ready");
-    }
-}
-
 async fn kills(pair: Pair) {
-    let Some(binary) = Binary::over(pair).await else {
+    let settings = [OPEN[0], ("BOX_REAPER__INTERVAL", "1s")];
+    let Some(binary) = Binary::over(pair, &settings).await else {
         return;
     };
     let origin = Origin::start().await;
@@ -105,8 +30,8 @@ async fn kills(pair: Pair) {
             json!({"url": origin.answers(&format!("/{number}"), vec![answer])})
         })
         .collect();
-    let mut child = binary.start().await;
-    let client = Client::new(&binary.url, Some(binary.token()));
+    let mut running = binary.start().await;
+    let client = binary.client("files:read imports:read imports:write");
     let body = json!({"items": urls});
     let import = send(client.post("/v1/imports").json(&body)).await.json(202);
     for kill in 1..=KILLS {
@@ -119,9 +44,8 @@ async fn kills(pair: Pair) {
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        child = binary.start().await;
+        running.kill();
+        running = binary.start().await;
         assert_eq!(get(&client, &import).await["state"], "running");
     }
     let mut now = Value::Null;
@@ -159,13 +83,8 @@ async fn kills(pair: Pair) {
             wanted.as_bytes()
         );
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let fsck = binary
-        .command(&["fsck", "--verify-checksums"])
-        .output()
-        .unwrap();
-    assert!(fsck.status.success(), "{fsck:?}");
+    running.kill();
+    binary.assert_sound();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

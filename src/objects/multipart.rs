@@ -1,0 +1,160 @@
+//! A key's upload in parts, which come in any order, from anybody, and are put together at the end:
+//! what S3 has of its own. A directory has nothing like it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::keys::ObjectKey;
+use super::{Backend, Lease, Objects, s3};
+use crate::error::Result;
+
+/// A part that the store holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredPart {
+    /// From 1 to 10,000.
+    pub number: u32,
+    /// In bytes.
+    pub size: u64,
+    /// As the store writes it, with its quotes.
+    pub etag: String,
+}
+
+/// Some of an upload's parts, in the order of their numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartPage {
+    pub parts: Vec<StoredPart>,
+    /// The last part's number, where there are more.
+    pub next: Option<u32>,
+}
+
+/// What came of a Complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// The object is at its key, whichever try put it there.
+    Done,
+    /// There is no such upload, and what is at the key, if anything, is not what it would have become.
+    Gone,
+    /// These parts make no object; the upload is still there. What the store calls the reason:
+    /// `InvalidPart`, `InvalidPartOrder`, `EntityTooSmall`, `BadDigest`.
+    Refused(String),
+}
+
+/// A request that whoever holds the URL can make to the store itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedRequest {
+    pub url: String,
+    /// That must be sent as they are; they are signed.
+    pub headers: Vec<(String, String)>,
+    /// By the system's clock, as the store knows no other.
+    pub expires_in: Duration,
+}
+
+/// The uploads in parts of one key. Every call ends within [`super::CALL_TIMEOUT`], and those that
+/// could write are not begun with less lease left than that.
+pub struct Multipart(s3::Multipart);
+
+impl Objects {
+    /// None where the store has no such uploads.
+    pub fn multipart(&self, key: &ObjectKey, lease: Lease) -> Option<Multipart> {
+        match &self.backend {
+            Backend::Local(_) => None,
+            Backend::S3(s3) => Some(Multipart(s3.multipart(key.path(), lease))),
+        }
+    }
+
+    /// A request that writes the whole of the key, if nothing is there (`If-None-Match: *`). `headers`,
+    /// such as checksums, are signed too. None where the store can't be reached by URL.
+    ///
+    /// It can't be taken back: until `expires_in` has passed, its bytes may arrive.
+    pub async fn presign_put(
+        &self,
+        key: &ObjectKey,
+        expires_in: Duration,
+        headers: &[(&'static str, String)],
+    ) -> Result<Option<SignedRequest>> {
+        match &self.backend {
+            Backend::Local(_) => Ok(None),
+            Backend::S3(s3) => s3
+                .presign_put(key.path(), expires_in, headers)
+                .await
+                .map(Some),
+        }
+    }
+
+    /// How long a URL that is signed now is good for at most: credentials that are not for ever may end
+    /// before what was signed with them.
+    pub async fn longest_signature(&self) -> Result<Duration> {
+        match &self.backend {
+            Backend::Local(_) => Ok(s3::LONGEST_SIGNATURE),
+            Backend::S3(s3) => s3.longest_signature().await,
+        }
+    }
+}
+
+impl Multipart {
+    /// Begins an upload; what the store calls it. An upload whose answer was lost is ended with the key,
+    /// by [`Objects::erase`].
+    ///
+    /// `checked`: each part comes with its CRC-64/NVME, as [`Multipart::put_part`] sends it. Leave it out
+    /// for parts that others send.
+    pub async fn create(&self, checked: bool) -> Result<String> {
+        self.0.create(checked).await
+    }
+
+    /// Sends a part, in the place of one of the same number; its ETag.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such upload (any more).
+    pub async fn put_part(&self, upload: &str, number: u32, bytes: Vec<Bytes>) -> Result<String> {
+        self.0.put_part(upload, number, bytes).await
+    }
+
+    /// The parts behind number `after` (0: all), up to a thousand of them. None: no such upload.
+    pub async fn list_parts(&self, upload: &str, after: u32) -> Result<Option<PartPage>> {
+        self.0.list_parts(upload, after).await
+    }
+
+    /// Puts the object of `size` bytes at its key, if nothing is there, from parts in the order of their
+    /// numbers, which may have gaps. Again, once that is done, answers the same.
+    pub async fn complete(
+        &self,
+        upload: &str,
+        parts: &[(u32, String)],
+        size: u64,
+    ) -> Result<Completion> {
+        self.0.complete(upload, parts, size).await
+    }
+
+    /// Ends the upload; nothing where there is none. Parts that are on their way may still arrive.
+    pub async fn abort(&self, upload: &str) -> Result<()> {
+        self.0.abort(upload).await
+    }
+
+    /// A request that sends a part, as [`Multipart::put_part`] does.
+    ///
+    /// It can't be taken back, but is good for nothing once the upload has ended.
+    pub async fn presign_part(
+        &self,
+        upload: &str,
+        number: u32,
+        expires_in: Duration,
+    ) -> Result<SignedRequest> {
+        self.0.presign_part(upload, number, expires_in).await
+    }
+
+    /// Ends all uploads of the key: of one that is there, those that were begun beside it.
+    pub async fn abort_all(&self) -> Result<()> {
+        self.0.abort_all().await
+    }
+
+    pub(super) fn spare(&self) -> s3::Spare {
+        self.0.spare()
+    }
+
+    /// Whether every call that was made here has ended with an answer that is known: if not, it may yet
+    /// have an effect.
+    pub fn settled(&self) -> bool {
+        self.0.settled()
+    }
+}
