@@ -25,7 +25,8 @@ mod s3;
 
 use keys::{ObjectKey, Root};
 
-pub use multipart::{Completion, Multipart, PartPage, SignedRequest, StoredPart};
+pub use multipart::{Checked, Completion, Extent, Multipart, PartPage, SignedRequest, StoredPart};
+pub use parts::Parts;
 pub use s3::S3Settings;
 
 /// Bytes as they come, in order. An `Err` ends it.

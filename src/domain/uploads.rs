@@ -20,6 +20,7 @@ use super::files::{NewFile, UNNAMED};
 use super::{Caller, Domain, quota};
 
 mod bodies;
+pub mod direct;
 mod ending;
 mod hashing;
 mod receiving;
@@ -59,6 +60,7 @@ impl Domain {
             tus_metadata,
             size: new.size,
             sha256: new.sha256,
+            crc64nvme: None,
             received: 0,
             hash_state: None,
             epoch: FIRST_EPOCH,

@@ -168,7 +168,7 @@ pub(super) async fn replace_content(
 }
 
 /// One of the tenant's uploads, for as long as it runs, also when its client is gone.
-fn place(app: &App, caller: &Caller) -> Result<Place<Tenant>> {
+pub(super) fn place(app: &App, caller: &Caller) -> Result<Place<Tenant>> {
     app.uploads.take(&caller.tenant).ok_or_else(|| {
         app.domain.metrics.refusals.uploads.inc();
         let most = app.config.limits.uploads_per_tenant;

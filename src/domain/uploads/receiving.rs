@@ -291,7 +291,7 @@ impl Domain {
         Ok(Begun::Held(upload, reserved))
     }
 
-    fn held(&self, upload: Upload, reserved: u64) -> Result<Held> {
+    pub(super) fn held(&self, upload: Upload, reserved: u64) -> Result<Held> {
         let until = upload
             .writer_until
             .ok_or_else(|| Error::internal("a writer without a lease"))?;
@@ -586,7 +586,7 @@ impl Domain {
 
     /// Ends the lease of a writer that failed, so that the next one need not wait for it; what it may
     /// still be doing is left behind with its epoch.
-    async fn upload_left<T>(
+    pub(super) async fn upload_left<T>(
         &self,
         tenant: &Tenant,
         id: UploadId,
