@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, OnceCell};
 
 use crate::clock::Clock;
 use crate::config::{self, Archive, Imports, Limits, Quota};
@@ -28,6 +28,7 @@ pub mod deployment;
 pub mod doctor;
 pub mod files;
 pub mod fsck;
+mod hashes;
 pub mod health;
 pub mod imports;
 pub mod links;
@@ -55,6 +56,8 @@ pub struct Rules {
     pub links: config::Links,
     /// How long an upload waits for its next bytes.
     pub uploads_expiry: Duration,
+    /// Up to how many bytes a direct upload is one request.
+    pub uploads_single_max: u64,
     /// How long one attempt at a URL may take.
     pub fetch_timeout: Duration,
     /// How many earlier contents of a file are kept, and for how long after they were replaced.
@@ -79,6 +82,10 @@ pub struct Domain {
     pub rules: Arc<Rules>,
     /// Told when an object has died, so that the reaper need not wait for its next round.
     pub died: Arc<Notify>,
+    /// Told when an object is to be hashed.
+    pub unhashed: Arc<Notify>,
+    /// Whether the store was found to keep what a signed request wrote from being written over.
+    pub signed_puts: Arc<OnceCell<bool>>,
     /// One round at a time in this process: a second one would find the rows claimed, and end
     /// before what is due is done.
     pub reaping: Arc<Mutex<()>>,

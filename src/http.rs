@@ -16,6 +16,7 @@ mod audit;
 pub mod conditional;
 mod content;
 pub mod digest;
+mod direct;
 pub mod disposition;
 pub mod docs;
 mod extract;
@@ -77,6 +78,8 @@ pub enum Takes {
     Json,
     /// A JSON document with as many ids as an archive may have.
     Ids,
+    /// A JSON document with as many parts as an upload may have.
+    Parts,
     /// Any number of items, one after the other.
     Items,
 }
@@ -97,7 +100,7 @@ pub fn routes() -> Vec<Route> {
     use Scope::{
         Admin, AuditRead, FilesDelete, FilesRead, FilesWrite, ImportsRead, ImportsWrite, LinksRead, LinksWrite,
     };
-    use Takes::{File, Ids, Items, Json, Nothing};
+    use Takes::{File, Ids, Items, Json, Nothing, Parts};
     vec![
         route("uploadFile",             Method::POST,   "/v1/files",                                   Needs(FilesWrite),  File,    post(upload::upload)),
         route("listFiles",              Method::GET,    "/v1/files",                                   Needs(FilesRead),   Nothing, get(list::list)),
@@ -120,6 +123,9 @@ pub fn routes() -> Vec<Route> {
         route("appendTusUpload",        Method::PATCH,  "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  File,    patch(tus::patch)),
         route("deleteTusUpload",        Method::DELETE, "/v1/uploads/tus/{id}",                        Needs(FilesWrite),  Nothing, delete(tus::terminate)),
         route("listUploads",            Method::GET,    "/v1/uploads",                                 Needs(FilesWrite),  Nothing, get(uploads::list)),
+        route("createUpload",           Method::POST,   "/v1/uploads",                                 Needs(FilesWrite),  Json,    post(direct::create)),
+        route("signUploadParts",        Method::POST,   "/v1/uploads/{id}/parts",                      Needs(FilesWrite),  Json,    post(direct::parts)),
+        route("completeUpload",         Method::POST,   "/v1/uploads/{id}/complete",                   Needs(FilesWrite),  Parts,   post(direct::complete)),
         route("getUpload",              Method::GET,    "/v1/uploads/{id}",                            Needs(FilesWrite),  Nothing, get(uploads::get)),
         route("abortUpload",            Method::DELETE, "/v1/uploads/{id}",                            Needs(FilesWrite),  Nothing, delete(uploads::abort)),
         route("createImport",           Method::POST,   "/v1/imports",                                 Needs(ImportsWrite), Items,  post(imports::create)),

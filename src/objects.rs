@@ -26,8 +26,9 @@ mod s3;
 
 use keys::{ObjectKey, Root};
 
-pub use multipart::{Completion, Multipart, PartPage, SignedRequest, StoredPart};
+pub use multipart::{Checked, Completion, Extent, Multipart, PartPage, SignedRequest, StoredPart};
 pub use part_writer::{Allot, Before, PartWriter, ended};
+pub use parts::Parts;
 pub use s3::S3Settings;
 
 /// Bytes as they come, in order. An `Err` ends it.

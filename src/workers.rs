@@ -7,9 +7,11 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::Domain;
 
 mod audit;
+mod hasher;
 mod importer;
 
 pub use audit::auditor;
+pub use hasher::hasher;
 pub use importer::importer;
 
 /// Sweeps expired files and the trash, and reaps dead objects, every `interval` and whenever an object died.

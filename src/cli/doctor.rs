@@ -261,8 +261,8 @@ async fn service(config: &Config, findings: &mut Findings) {
 }
 
 async fn store(config: &Config, domain: &Domain, findings: &mut Findings) {
-    let advice = "the credentials need PutObject, GetObject, DeleteObject, AbortMultipartUpload and \
-                  ListBucketMultipartUploads (locally: the directory must be writable)";
+    let advice = "the credentials need PutObject, GetObject, DeleteObject, AbortMultipartUpload, \
+                  ListMultipartUploadParts and ListBucketMultipartUploads (locally: the directory must be writable)";
     for (check, size) in [("small object", 1024), ("large object", LARGE)] {
         let content: Bytes = rand::random_iter::<u8>().take(size).collect();
         let written = in_time(domain.probe_write(content)).await;
@@ -341,7 +341,7 @@ async fn url(config: &Config, domain: &Domain, probe: &Probe, findings: &mut Fin
             findings.problem(
                 check,
                 "its pages can't follow a redirect to the store",
-                "add the origin to the bucket's CORS rules (GET, HEAD)",
+                "add the origin to the bucket's CORS rules (GET, HEAD; PUT for direct uploads, with ETag exposed)",
             );
         }
     }

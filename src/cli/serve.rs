@@ -27,6 +27,10 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
     };
     let secrets = data_dir::signing_secrets(&config)?;
     let app = App::open(config, secrets.as_ref(), Clock::system()).await?;
+    // Else with the first direct upload.
+    if let Err(error) = app.domain.takes_signed_puts().await {
+        tracing::warn!(%error, "whether the store keeps what signed requests write is not known yet");
+    }
     let listener = bind(app.config.listen).await?;
     let bound = listener.local_addr()?;
     let admin = match app.config.admin_listen {

@@ -224,9 +224,9 @@ impl Domain {
                             return Ok(None);
                         }
                     }
-                    if !tx.object_retain(file.object_id).await? {
-                        return Err(Error::not_found());
-                    }
+                    let retained = tx.object_retain(file.object_id).await?;
+                    let sha256 = retained.ok_or_else(Error::not_found)?;
+                    let file = File { sha256, ..file };
                     tx.file_insert(&file).await?;
                     tx.event_insert(event).await?;
                     let used = Amount {

@@ -27,6 +27,27 @@ pub struct Probe {
 impl Domain {
     /// Writes `content` as an upload of that length is written.
     pub async fn probe_write(&self, content: Bytes) -> Result<Probe> {
+        let (mut probe, lease) = self.probe_intend(content).await?;
+        let size = u64::try_from(probe.content.len()).ok();
+        let mut writer = self.objects.write(&probe.key, FIRST_EPOCH, size, lease);
+        let outcome = writer.finish_with(vec![probe.content.clone()]).await;
+        if outcome.is_err() {
+            writer.abort().await;
+        }
+        probe.settled = writer.settled();
+        match outcome {
+            Ok(()) => Ok(probe),
+            Err(error) => {
+                if let Err(error) = self.probe_end(probe).await {
+                    tracing::debug!(%error, "what was tried is left to the reaper");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Commits the row of what is to be tried, and nothing yet.
+    async fn probe_intend(&self, content: Bytes) -> Result<(Probe, Lease)> {
         let now = self.clock.now();
         let lease_until = now.plus(self.rules.lease);
         let intent = Intent {
@@ -45,29 +66,36 @@ impl Domain {
             })
             .await?;
         let lease = Lease::new(lease_until, self.clock.clone());
-        let keeper = self.keep(id, lease.clone());
-        let size = u64::try_from(content.len()).ok();
-        let mut writer = self.objects.write(&key, FIRST_EPOCH, size, lease);
-        let outcome = writer.finish_with(vec![content.clone()]).await;
-        if outcome.is_err() {
-            writer.abort().await;
-        }
         let probe = Probe {
             id,
             key,
             content,
-            settled: writer.settled(),
-            _keeper: keeper,
+            settled: true,
+            _keeper: self.keep(id, lease.clone()),
         };
-        match outcome {
-            Ok(()) => Ok(probe),
-            Err(error) => {
-                if let Err(error) = self.probe_end(probe).await {
-                    tracing::debug!(%error, "what was tried is left to the reaper");
-                }
-                Err(error)
-            }
+        Ok((probe, lease))
+    }
+
+    /// Whether the store refuses the second of two signed PUTs; None where it can't be reached by URL. Nothing
+    /// of it stays.
+    pub async fn probe_signed_puts(&self) -> Result<Option<bool>> {
+        if !self.objects.is_reachable() {
+            return Ok(None);
         }
+        let (mut probe, _) = self
+            .probe_intend(Bytes::from_static(b"box-service"))
+            .await?;
+        let content = probe.content.clone();
+        let refused = self
+            .objects
+            .signed_put_is_refused(&probe.key, content)
+            .await;
+        // Without an answer it may be written yet; with one, its URL is nobody else's.
+        probe.settled = refused.is_ok();
+        let ended = self.probe_end(probe).await;
+        let refused = refused?;
+        ended?;
+        Ok(refused)
     }
 
     /// Whether all of it comes back.

@@ -420,7 +420,7 @@ pub(super) async fn publish(
             .await?;
         Amount::default()
     } else {
-        tx.object_publish(object, FIRST_EPOCH, now, size, sha256, settled)
+        tx.object_publish(object, FIRST_EPOCH, now, size, Some(sha256), settled)
             .await?
             .ok_or_else(lease_ran_out)?
     };

@@ -23,6 +23,7 @@ use super::once::{self, Key, Once};
 use super::{Caller, Domain, quota};
 
 mod bodies;
+pub mod direct;
 mod ending;
 mod hashing;
 mod holding;
@@ -98,6 +99,7 @@ impl Domain {
             tus_metadata,
             size: new.size,
             sha256: new.sha256,
+            crc64nvme: None,
             received: 0,
             hash_state: None,
             epoch: FIRST_EPOCH,

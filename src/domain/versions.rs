@@ -167,7 +167,7 @@ impl Domain {
                                 FIRST_EPOCH,
                                 now,
                                 current.size,
-                                &sha256,
+                                Some(&sha256),
                                 settled,
                             )
                             .await?
@@ -219,14 +219,13 @@ impl Domain {
                     }
                     let found = tx.version_get(&event.tenant, id, version).await?;
                     let found = found.ok_or_else(Error::not_found)?;
-                    if !tx.object_retain(found.object_id).await? {
-                        return Err(Error::not_found());
-                    }
+                    let retained = tx.object_retain(found.object_id).await?;
+                    let sha256 = retained.ok_or_else(Error::not_found)?;
                     let current = Current {
                         object_id: found.object_id,
                         content_type: found.content_type,
                         size: found.size,
-                        sha256: found.sha256,
+                        sha256,
                         created_by: event.subject.clone(),
                     };
                     let (file, used) = swap.content(tx, file, &current, now).await?;

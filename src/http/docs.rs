@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, ResponseB
 use crate::error::{Error, Kind, Result};
 
 use super::{
-    Access, Takes, archives, audit, content, files, health, imports, links, list, me, metrics,
-    problem, routes, signed, tus, upload, uploads, usage, versions,
+    Access, Takes, archives, audit, content, direct, files, health, imports, links, list, me,
+    metrics, problem, routes, signed, tus, upload, uploads, usage, versions,
 };
 
 #[derive(OpenApi)]
@@ -50,6 +50,9 @@ use super::{
         tus::head,
         tus::patch,
         tus::terminate,
+        direct::create,
+        direct::parts,
+        direct::complete,
         uploads::list,
         uploads::get,
         uploads::abort,
@@ -169,11 +172,15 @@ pub fn document() -> Document {
             | "createTusUpload" | "createLink" | "unlockLink" => {
                 kinds.push(Kind::Conflict);
             }
+            // No secret to sign with; what an Idempotency-Key led to is gone.
+            "createUpload" => kinds.extend([Kind::Conflict, Kind::Gone]),
+            "signUploadParts" => kinds.extend([Kind::Conflict, Kind::Locked]),
+            "completeUpload" => kinds.extend([Kind::Conflict, Kind::Gone, Kind::Locked]),
             // A content that went meanwhile; no secret to sign with.
             "archiveFiles" => kinds.extend([Kind::NotFound, Kind::Conflict]),
             _ => {}
         }
-        if matches!(route.takes, Takes::Json | Takes::Ids) {
+        if matches!(route.takes, Takes::Json | Takes::Ids | Takes::Parts) {
             kinds.extend([
                 Kind::MalformedJson,
                 Kind::RequestTimeout,

@@ -32,7 +32,7 @@ const MOST_DELETED: usize = 1000;
     params(("id" = String, Path, description = "The file's id")),
     responses(
         (status = 200, description = "The file", body = types::File,
-            headers(("ETag" = String, description = "The revision, in quotes"))),
+            headers(("ETag" = String, description = "The revision, in quotes; not while its `sha256` is null"))),
         (status = 304, description = "The file is still as `If-None-Match` says"),
     ),
 )]
@@ -49,6 +49,11 @@ pub(super) async fn get(
         .file_get(&principal.tenant, id)
         .await?
         .ok_or_else(Error::not_found)?;
+    if file.sha256.is_none() {
+        // It comes without a new revision: who had a tag of this would never be told.
+        let fields = [(CACHE_CONTROL, "private, no-cache")];
+        return Ok((fields, Json(types::File::from(file))).into_response());
+    }
     let validators = Validators {
         etag: revision_tag(&file),
         last_modified: file.updated_at,

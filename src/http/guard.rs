@@ -25,7 +25,7 @@ use super::extract::Remote;
 use super::observe::REQUEST_ID;
 use super::rate::{Class, RATELIMIT, RATELIMIT_POLICY, Standing};
 use super::upload::FORM_OVERHEAD;
-use super::{Access as Allowed, Takes, archives, digest, extract, tus};
+use super::{Access as Allowed, Takes, archives, digest, direct, extract, tus};
 
 /// Who was let in.
 #[derive(Clone)]
@@ -108,9 +108,10 @@ impl Guard {
         let most = match self.takes {
             // Items are counted, and bounded one by one.
             Takes::Nothing | Takes::Items => return Ok(()),
-            Takes::Json | Takes::Ids => {
+            Takes::Json | Takes::Ids | Takes::Parts => {
                 let most = match self.takes {
                     Takes::Ids => self.most_ids,
+                    Takes::Parts => direct::PARTS_BODY,
                     _ => extract::JSON_BODY,
                 };
                 if length > most {

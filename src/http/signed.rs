@@ -30,7 +30,7 @@ use super::content::{self, Asked};
 use super::disposition::Disposition;
 use super::extract::{self, Acting, PathId, Query, Remote};
 use super::guard::{Who, lacks};
-use super::{archives, media_type, types, upload};
+use super::{archives, direct, media_type, types, upload};
 
 /// The longest life of a URL, and of one of the store's own, which nothing can end earlier.
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
@@ -91,7 +91,7 @@ pub struct SignedUrl {
     pub expires_at: Timestamp,
     /// Header fields that the request must have.
     #[schema(value_type = Object)]
-    pub headers: BTreeMap<&'static str, String>,
+    pub headers: BTreeMap<String, String>,
 }
 
 /// What stands in a URL. Names are short, for it is a part of every one.
@@ -159,7 +159,7 @@ pub(super) async fn create(
     let expires_at = app.domain.clock.now().plus(ttl);
     let mut headers = BTreeMap::new();
     if let Some(content_type) = &content_type {
-        headers.insert("content-type", content_type.clone());
+        headers.insert("content-type".to_owned(), content_type.clone());
     }
     let stores_own = if new.method == SignedMethod::Get && ttl <= STORES_OWN {
         let content = Content::from(&file);
@@ -383,7 +383,9 @@ async fn answer(
 
 /// Replace the content of the file that a signed URL is for
 ///
-/// As `PUT /v1/files/{id}/content`. It works once: the file must be as it was when the URL was signed.
+/// As `PUT /v1/files/{id}/content`. It works once: the file must be as it was when the URL was signed. A URL
+/// for the bytes of a direct upload, or of one of its parts, takes exactly so many, and answers with an `ETag` and no
+/// body.
 #[utoipa::path(
     put, path = "/s/{token}", tag = "files",
     params(
@@ -402,6 +404,9 @@ pub(super) async fn put(
     remote: Remote,
     request: Request,
 ) -> Result<Response> {
+    if let Some(grant) = direct::granted(&app, &params) {
+        return direct::put_granted(&app, grant, remote, request).await;
+    }
     let (grant, caller) = granted(&app, &params, &Method::PUT, remote)?;
     let (head, body) = request.into_parts();
     Query::read(&head.uri, &[])?;

@@ -10,6 +10,9 @@ use crate::domain::audit;
 use crate::domain::imports::{self, OnDuplicate};
 use crate::domain::{files, uploads, versions};
 use crate::error::{Error, Result};
+use crate::objects::StoredPart;
+
+use super::signed::SignedUrl;
 
 /// A file.
 #[derive(Serialize, ToSchema)]
@@ -334,6 +337,86 @@ pub struct VersionPage {
     pub next_cursor: Option<String>,
 }
 
+/// A direct upload that is to begin.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewUpload {
+    /// Of the file that it is to become: 1 to 1,024 bytes.
+    #[schema(example = "reports/2026/q3.pdf")]
+    pub name: String,
+    /// In bytes, exactly.
+    pub size: u64,
+    /// Else the first bytes decide.
+    #[serde(default)]
+    pub content_type: Option<String>,
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<files::Metadata>,
+    /// Of the file; must lie in the future.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
+    /// What the bytes must hash to, in hexadecimal digits. Not for what comes in parts by its size.
+    #[serde(default)]
+    pub sha256: Option<String>,
+    /// The CRC-64/NVME of all bytes, in Base64, as S3 has it.
+    #[serde(default)]
+    #[schema(example = "rosUhgp5mIg=")]
+    pub crc64nvme: Option<String>,
+}
+
+/// The parts that URLs are wanted for, by their numbers from 1: up to 1,000.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WantedParts {
+    #[schema(minimum = 1)]
+    pub from: u32,
+    /// Included.
+    #[schema(minimum = 1)]
+    pub to: u32,
+}
+
+/// A URL for one part of an upload.
+#[derive(Serialize, ToSchema)]
+pub struct PartUrl {
+    pub number: u32,
+    #[serde(flatten)]
+    pub url: SignedUrl,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct PartUrls {
+    pub items: Vec<PartUrl>,
+}
+
+/// What a direct upload is made of.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CompleteUpload {
+    /// All parts, in order. Left out: those that are there.
+    #[serde(default)]
+    pub parts: Option<Vec<SentPart>>,
+}
+
+/// A part that was sent.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SentPart {
+    #[schema(minimum = 1)]
+    pub number: u32,
+    /// What its PUT was answered with.
+    pub etag: String,
+}
+
+/// A part that is there.
+#[derive(Serialize, ToSchema)]
+pub struct UploadPart {
+    pub number: u32,
+    /// In bytes.
+    pub size: u64,
+    pub etag: String,
+}
+
 /// An upload in progress.
 #[derive(Serialize, ToSchema)]
 pub struct Upload {
@@ -344,13 +427,20 @@ pub struct Upload {
     pub name: String,
     /// In bytes; null until it is known.
     pub size: Option<u64>,
-    #[schema(example = "tus")]
+    /// `single`, `multipart` or `tus`.
+    #[schema(example = "multipart")]
     pub strategy: &'static str,
+    /// In bytes: of every part but the last, which has what is left. Null where it comes in none.
+    pub part_size: Option<u64>,
     /// Bytes that have come.
     pub offset: u64,
     /// Until when it waits for more.
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
+    /// Where all bytes come in one request, in the answer to the upload's creation: that request.
+    pub put: Option<SignedUrl>,
+    /// Of one that was asked for by its id: the parts that are there.
+    pub parts: Vec<UploadPart>,
 }
 
 impl From<uploads::Upload> for Upload {
@@ -360,8 +450,28 @@ impl From<uploads::Upload> for Upload {
             name: upload.name,
             size: upload.size,
             strategy: upload.strategy.as_str(),
+            part_size: upload.part_size,
             offset: upload.received,
             expires_at: upload.expires_at,
+            put: None,
+            parts: Vec::new(),
+        }
+    }
+}
+
+impl Upload {
+    /// With the parts that are there. Of what comes straight to the store, nothing else is known.
+    pub fn with_parts(self, parts: Vec<StoredPart>) -> Self {
+        let came = parts.iter().map(|part| part.size).sum::<u64>();
+        let parts = parts.into_iter().map(|part| UploadPart {
+            number: part.number,
+            size: part.size,
+            etag: part.etag,
+        });
+        Self {
+            offset: self.offset.max(came),
+            parts: parts.collect(),
+            ..self
         }
     }
 }

@@ -61,7 +61,8 @@ pub(super) async fn get(
     Query::read(&uri, &[])?;
     let upload = app.domain.upload_get(&principal.tenant, id).await?;
     let upload = upload.ok_or_else(Error::not_found)?;
-    Ok(Json(upload.into()))
+    let parts = app.domain.upload_parts_there(&upload).await?;
+    Ok(Json(types::Upload::from(upload).with_parts(parts)))
 }
 
 /// Abort an upload

@@ -90,7 +90,7 @@ macro_rules! columns {
 macro_rules! publish {
     () => {
         "UPDATE objects SET state = 'live', refs = 1, size = $4, sha256 = $5, lease_until = NULL,
-                quiet_at = COALESCE($6, quiet_at)
+                quiet_at = COALESCE($6, quiet_at), hash_after = $7
          WHERE id = $1 AND state = 'writing' AND epoch = $2 AND lease_until > $3"
     };
 }
@@ -209,15 +209,15 @@ impl Conn<'_> {
     }
 
     /// Makes a written object live, with one reference; what it had reserved. None when its writer's
-    /// lease ran out. `settled`: every call to the store has ended, so that nothing can arrive at the
-    /// key any more.
+    /// lease ran out. Without a hash it is to be hashed afterwards. `settled`: every call to the store has
+    /// ended, so that nothing can arrive at the key any more.
     pub async fn object_publish(
         &mut self,
         id: ObjectId,
         epoch: i64,
         now: Timestamp,
         size: u64,
-        sha256: &[u8; 32],
+        sha256: Option<&[u8; 32]>,
         settled: bool,
     ) -> Result<Option<Amount>> {
         Ok(on!(self, |c| {
@@ -229,8 +229,9 @@ impl Conn<'_> {
             .bind(epoch)
             .bind(now)
             .bind(signed(size)?)
-            .bind(&sha256[..])
+            .bind(sha256.map(|digest| &digest[..]))
             .bind(settled.then_some(now))
+            .bind(sha256.is_none().then_some(now))
             .fetch_optional(c)
             .await?
         }))
@@ -255,23 +256,28 @@ impl Conn<'_> {
                 now,
                 signed(size)?,
                 &sha256[..],
-                settled.then_some(now)
+                settled.then_some(now),
+                None::<Timestamp>
             ],
             otherwise
         );
         Ok(())
     }
 
-    /// Adds a reference to an object. False when it is not live.
-    pub async fn object_retain(&mut self, id: ObjectId) -> Result<bool> {
-        let retained = on!(self, |c| {
-            sqlx::query("UPDATE objects SET refs = refs + 1 WHERE id = $1 AND state = 'live'")
-                .bind(id)
-                .execute(c)
-                .await?
-                .rows_affected()
+    /// Adds a reference to an object; the hash of its bytes, where there is one by now: what else refers to
+    /// them may not have been told yet. None when it is not live.
+    pub async fn object_retain(&mut self, id: ObjectId) -> Result<Option<Option<[u8; 32]>>> {
+        let retained: Option<Option<Vec<u8>>> = on!(self, |c| {
+            sqlx::query_scalar(
+                "UPDATE objects SET refs = refs + 1 WHERE id = $1 AND state = 'live' RETURNING sha256",
+            )
+            .bind(id)
+            .fetch_optional(c)
+            .await?
         });
-        Ok(retained == 1)
+        retained
+            .map(|sha256| sha256.map(digest).transpose())
+            .transpose()
     }
 
     /// Gives a writing object up. `settled`: every call to the store has ended, so that nothing can

@@ -91,6 +91,8 @@ pub struct Upload {
     pub size: Option<u64>,
     /// Declared.
     pub sha256: Option<[u8; 32]>,
+    /// Declared, as S3 computes it: big-endian.
+    pub crc64nvme: Option<[u8; 8]>,
     /// Bytes that are durable, from the first on.
     pub received: u64,
     /// Of the SHA-256 of what was received.
@@ -134,6 +136,7 @@ struct Row {
     tus_metadata: Option<String>,
     size: Option<i64>,
     sha256: Option<Vec<u8>>,
+    crc64nvme: Option<Vec<u8>>,
     received: i64,
     hash_state: Option<Vec<u8>>,
     epoch: i64,
@@ -150,7 +153,7 @@ struct Row {
 macro_rules! columns {
     () => {
         "id, tenant, strategy, state, object_id, file_id, name, content_type, metadata, file_expires_at,
-         tus_metadata, size, sha256, received, hash_state, epoch, writer_until, asked_at, held_epoch,
+         tus_metadata, size, sha256, crc64nvme, received, hash_state, epoch, writer_until, asked_at, held_epoch,
          store_upload, part_size, created_at, created_by, expires_at"
     };
 }
@@ -163,7 +166,7 @@ impl Conn<'_> {
                 "INSERT INTO uploads (",
                 columns!(),
                 ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                           $19, $20, $21, $22, $23, $24)"
+                           $19, $20, $21, $22, $23, $24, $25)"
             ),
             [
                 upload.id,
@@ -179,6 +182,7 @@ impl Conn<'_> {
                 &upload.tus_metadata,
                 upload.size.map(signed).transpose()?,
                 upload.sha256.as_ref().map(|digest| &digest[..]),
+                upload.crc64nvme.as_ref().map(|checksum| &checksum[..]),
                 signed(upload.received)?,
                 &upload.hash_state,
                 upload.epoch,
@@ -351,8 +355,8 @@ impl Conn<'_> {
         unsigned(reserved.unwrap_or(0))
     }
 
-    /// Moves the lease of an open upload's object, and the end of what its writers may still do.
-    /// False when it is not being written any more.
+    /// Moves the lease of an open upload's object, and the end of what its writers may still do, which
+    /// never comes earlier where URLs were signed. False when it is not being written any more.
     pub async fn upload_object_keep(
         &mut self,
         upload: &Upload,
@@ -360,13 +364,15 @@ impl Conn<'_> {
     ) -> Result<bool> {
         let kept = on!(self, |c| {
             sqlx::query(
-                "UPDATE objects SET epoch = $2, lease_until = $3, quiet_at = $4
+                "UPDATE objects SET epoch = $2, lease_until = $3,
+                        quiet_at = CASE WHEN $5 AND quiet_at > $4 THEN quiet_at ELSE $4 END
                  WHERE id = $1 AND state = 'writing' AND epoch <= $2",
             )
             .bind(upload.object_id)
             .bind(upload.epoch)
             .bind(upload.expires_at)
             .bind(quiet_at)
+            .bind(upload.strategy != Strategy::Tus)
             .execute(c)
             .await?
             .rows_affected()
@@ -393,6 +399,10 @@ impl TryFrom<Row> for Upload {
             tus_metadata: row.tus_metadata,
             size: row.size.map(unsigned).transpose()?,
             sha256: row.sha256.map(digest).transpose()?,
+            crc64nvme: row
+                .crc64nvme
+                .map(super::upload_parts::checksum)
+                .transpose()?,
             received: unsigned(row.received)?,
             hash_state: row.hash_state,
             epoch: row.epoch,

@@ -25,6 +25,7 @@ use super::keys::{ObjectKey, Root};
 use super::{ByteStream, CALL_TIMEOUT, Found, Lease, Listed, Marked};
 
 mod disk;
+mod parts;
 mod shared;
 
 use disk::{Disk, is_absent};

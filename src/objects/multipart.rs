@@ -1,13 +1,16 @@
-//! A key's upload in parts, which come in any order, from anybody, and are put together at the end:
-//! what S3 has of its own. A directory has nothing like it.
+//! A key's upload in parts, which come in any order, from anybody, and are put together at the end.
+//!
+//! S3 has uploads for that of its own, and requests that are signed for others to make. In a directory, the
+//! service takes the bytes of each part itself, and puts them into temporary files.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::keys::ObjectKey;
-use super::{Backend, Lease, Objects, s3};
-use crate::error::Result;
+use super::{Backend, Lease, Objects, Operation, Writer, measured, s3};
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
 
 /// A part that the store holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,7 @@ pub struct StoredPart {
     pub size: u64,
     /// As the store writes it, with its quotes.
     pub etag: String,
+    pub modified: Timestamp,
 }
 
 /// Some of an upload's parts, in the order of their numbers.
@@ -40,11 +44,32 @@ pub enum Completion {
     Refused(String),
 }
 
+/// Where the bytes of a part lie, in the local store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Of the temporary file.
+    pub epoch: i64,
+    /// Within it, in bytes.
+    pub position: u64,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// What the store says of the bytes at a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// In bytes.
+    pub size: u64,
+    /// Of all bytes, where the store knows it.
+    pub sha256: Option<[u8; 32]>,
+    pub crc64nvme: Option<[u8; 8]>,
+}
+
 /// A request that whoever holds the URL can make to the store itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedRequest {
     pub url: String,
-    /// That must be sent as they are; they are signed.
+    /// That must be sent as they are, but for the body's length; they are signed.
     pub headers: Vec<(String, String)>,
     /// By the system's clock, as the store knows no other.
     pub expires_in: Duration,
@@ -63,22 +88,99 @@ impl Objects {
         }
     }
 
-    /// A request that writes the whole of the key, if nothing is there (`If-None-Match: *`). `headers`,
-    /// such as checksums, are signed too. None where the store can't be reached by URL.
+    /// A request that writes the whole of the key, if nothing is there (`If-None-Match: *`): so many bytes
+    /// exactly, where `length` says so. `headers`, such as checksums, are signed too. None where the store can't be reached by URL.
     ///
     /// It can't be taken back: until `expires_in` has passed, its bytes may arrive.
     pub async fn presign_put(
         &self,
         key: &ObjectKey,
+        length: Option<u64>,
         expires_in: Duration,
         headers: &[(&'static str, String)],
     ) -> Result<Option<SignedRequest>> {
         match &self.backend {
             Backend::Local(_) => Ok(None),
             Backend::S3(s3) => s3
-                .presign_put(key.path(), expires_in, headers)
+                .presign_put(key.path(), length, expires_in, headers)
                 .await
                 .map(Some),
+        }
+    }
+
+    /// Whether others can be sent to the store itself.
+    pub fn is_reachable(&self) -> bool {
+        matches!(self.backend, Backend::S3(_))
+    }
+
+    /// The size of what is at a key, and its checksums. None where nothing is there.
+    pub async fn head_checked(&self, key: &ObjectKey) -> Result<Option<Checked>> {
+        match &self.backend {
+            Backend::Local(_) => Ok(self.head(key).await?.map(|found| Checked {
+                size: found.size,
+                ..Checked::default()
+            })),
+            Backend::S3(s3) => s3.head_checked(key.path()).await,
+        }
+    }
+
+    /// Whether the store refuses a second PUT by [`Objects::presign_put`], after one of `bytes`; None where it
+    /// can't be reached by URL.
+    ///
+    /// # Errors
+    /// Also where it refuses the first.
+    pub async fn signed_put_is_refused(
+        &self,
+        key: &ObjectKey,
+        bytes: Bytes,
+    ) -> Result<Option<bool>> {
+        match &self.backend {
+            Backend::Local(_) => Ok(None),
+            Backend::S3(s3) => s3.signed_put_is_refused(key.path(), bytes).await.map(Some),
+        }
+    }
+
+    /// Ends all uploads in parts of exactly this key.
+    pub async fn uploads_abort(&self, key: &ObjectKey) -> Result<()> {
+        match &self.backend {
+            Backend::Local(_) => Ok(()),
+            Backend::S3(s3) => s3.abort_uploads(key.path()).await.map(drop),
+        }
+    }
+
+    /// Writes a part of what becomes `key` later, from `position` on, in the temporary file of that epoch,
+    /// beside others that do the same. What it finishes is durable. None where the store takes parts itself.
+    pub async fn part_write(
+        &self,
+        key: &ObjectKey,
+        epoch: i64,
+        position: u64,
+        lease: Lease,
+    ) -> Result<Option<Writer>> {
+        match &self.backend {
+            Backend::Local(local) => {
+                let writer = local.part_write(&self.root, key, epoch, position, lease);
+                Ok(Some(Writer::Local(writer.await?, self.metrics.clone())))
+            }
+            Backend::S3(_) => Ok(None),
+        }
+    }
+
+    /// Copies parts, one behind the other, into the temporary file of the epoch `into`, which must be new.
+    /// [`Objects::append_end`] puts it at its key.
+    pub async fn parts_join(
+        &self,
+        key: &ObjectKey,
+        into: i64,
+        extents: &[Extent],
+        lease: &Lease,
+    ) -> Result<()> {
+        match &self.backend {
+            Backend::Local(local) => {
+                let join = local.parts_join(&self.root, key, into, extents, lease);
+                measured(&self.metrics, Operation::Put, join).await
+            }
+            Backend::S3(_) => Err(Error::internal("S3 joins parts itself")),
         }
     }
 
@@ -111,6 +213,9 @@ impl Multipart {
     }
 
     /// The parts behind number `after` (0: all), up to a thousand of them. None: no such upload.
+    ///
+    /// A store may list a part that another of its number has replaced as well (SeaweedFS does), and let it be
+    /// completed with: the one that counts is the last by its time, or the one whose ETag is known.
     pub async fn list_parts(&self, upload: &str, after: u32) -> Result<Option<PartPage>> {
         self.0.list_parts(upload, after).await
     }
@@ -131,16 +236,19 @@ impl Multipart {
         self.0.abort(upload).await
     }
 
-    /// A request that sends a part, as [`Multipart::put_part`] does.
+    /// A request that sends a part, as [`Multipart::put_part`] does: of so many bytes, where `length` says so.
     ///
     /// It can't be taken back, but is good for nothing once the upload has ended.
     pub async fn presign_part(
         &self,
         upload: &str,
         number: u32,
+        length: Option<u64>,
         expires_in: Duration,
     ) -> Result<SignedRequest> {
-        self.0.presign_part(upload, number, expires_in).await
+        self.0
+            .presign_part(upload, number, length, expires_in)
+            .await
     }
 
     /// Ends all uploads of the key: of one that is there, those that were begun beside it.

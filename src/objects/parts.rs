@@ -32,6 +32,56 @@ pub(super) fn part_size(number: u64, declared: Option<u64>) -> u64 {
     size.clamp(SMALLEST_PART, LARGEST_PART)
 }
 
+/// How an object of a known size is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// In bytes, in all.
+    size: u64,
+    /// Of every part but the last, which has what is left.
+    part_size: u64,
+}
+
+impl Parts {
+    /// The smallest that S3 takes of so many bytes: what is lost on its way is sent again by the part.
+    pub fn of(size: u64) -> Self {
+        Self::sized(size, part_size(1, Some(size)))
+    }
+
+    /// All in one.
+    pub fn whole(size: u64) -> Self {
+        Self::sized(size, size)
+    }
+
+    pub fn sized(size: u64, part_size: u64) -> Self {
+        Self {
+            size,
+            part_size: part_size.max(1),
+        }
+    }
+
+    pub fn part_size(&self) -> u64 {
+        self.part_size
+    }
+
+    /// One at least: nothing is a part without bytes.
+    pub fn count(&self) -> u32 {
+        let count = self.size.div_ceil(self.part_size).max(1);
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// Where the part begins, in bytes; None where there is no such part. The first has the number 1.
+    pub fn position(&self, number: u32) -> Option<u64> {
+        let before = u64::from(number.checked_sub(1)?);
+        (number <= self.count()).then(|| before.saturating_mul(self.part_size))
+    }
+
+    /// In bytes.
+    pub fn length(&self, number: u32) -> Option<u64> {
+        let position = self.position(number)?;
+        Some(self.part_size.min(self.size - position))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +138,45 @@ mod tests {
         }
         assert_eq!(part_size(1, Some(5 * TIB)), 583 * MIB);
         assert_eq!(part_size(1, Some(u64::MAX)), 5 * 1024 * MIB);
+    }
+
+    #[test]
+    fn parts_cover_all_bytes_once_up_to_5_tib() {
+        let sizes = [
+            0,
+            1,
+            8 * MIB - 1,
+            8 * MIB,
+            8 * MIB + 1,
+            100 * MIB + 1,
+            8 * MIB * 9_000,
+            TIB,
+            5 * TIB,
+        ];
+        for size in sizes {
+            for parts in [Parts::of(size), Parts::whole(size)] {
+                let mut at = 0;
+                for number in 1..=parts.count() {
+                    assert_eq!(parts.position(number), Some(at), "{size} {number}");
+                    let length = parts.length(number).unwrap();
+                    let last = number == parts.count();
+                    assert!(length == parts.part_size() || last, "{size} {number}");
+                    assert!(length > 0 || size == 0, "{size} {number}");
+                    at += length;
+                }
+                assert_eq!(at, size);
+                for none in [0, parts.count() + 1, u32::MAX] {
+                    assert_eq!(parts.length(none), None, "{size} {none}");
+                }
+            }
+            let parts = Parts::of(size);
+            assert!(u64::from(parts.count()) <= PLANNED_PARTS);
+            assert!((5 * MIB..=LARGEST_PART).contains(&parts.part_size()));
+        }
+        let parts = Parts::of(TIB);
+        assert_eq!((parts.part_size(), parts.count()), (117 * MIB, 8_963));
+        assert_eq!(parts.length(8_963), Some(22 * MIB));
+        let parts = Parts::of(5 * TIB);
+        assert_eq!((parts.part_size(), parts.count()), (583 * MIB, 8_993));
     }
 }

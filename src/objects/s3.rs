@@ -36,6 +36,7 @@ mod pieces;
 mod points;
 mod requests;
 mod retries;
+mod signing;
 mod writer;
 
 pub(super) use multipart::{LONGEST_SIGNATURE, Multipart};
@@ -246,7 +247,7 @@ impl S3 {
     }
 
     /// Ends every multipart upload of exactly this key; whether there was any.
-    async fn abort_uploads(&self, key: &str) -> Result<bool> {
+    pub(super) async fn abort_uploads(&self, key: &str) -> Result<bool> {
         let path = path(key)?;
         let store = &self.inner.patient;
         let mut found = false;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::harness::client::{Answer, Client, id, send};
+use crate::harness::client::{Answer, Client, id, put_signed, send};
 use crate::harness::service::{Service, on_every_pair};
 
 on_every_pair!(
@@ -25,10 +25,12 @@ struct Things {
     import: Value,
     link: Value,
     upload: Value,
+    /// All of its bytes are there.
+    direct: Value,
 }
 
 impl Things {
-    async fn of(client: &Client) -> Self {
+    async fn of(service: &Service, client: &Client) -> Self {
         let items = json!({"items": [{"url": "ftp://example.com/secret"}]});
         let import = send(client.post("/v1/imports").json(&items)).await;
         let upload = client
@@ -40,6 +42,12 @@ impl Things {
         let upload = send(upload).await;
         assert_eq!(upload.status, 201, "{}", upload.text());
         let upload = upload.header("location").rsplit('/').next().unwrap();
+        let direct = json!({"name": "secret", "size": 6});
+        let direct = send(client.post("/v1/uploads").json(&direct))
+            .await
+            .json(201);
+        let put = put_signed(&service.url, &direct["put"], b"secret").await;
+        assert_eq!(put.status, 200, "{}", put.text());
         Self {
             file: client.upload("secret-name", "secret").await,
             import: import.json(202),
@@ -51,6 +59,7 @@ impl Things {
             .await
             .json(201),
             upload: json!({"id": upload}),
+            direct,
         }
     }
 
@@ -58,6 +67,9 @@ impl Things {
     fn id(&self, route: &Route) -> &str {
         if route.path.contains("slug}") {
             return self.link["slug"].as_str().unwrap();
+        }
+        if matches!(route.operation, Some("signUploadParts" | "completeUpload")) {
+            return id(&self.direct);
         }
         id(if route.path.starts_with("/v1/imports") {
             &self.import
@@ -99,7 +111,9 @@ async fn call(client: &Client, route: &Route, id: &str) -> Answer {
         (Takes::Json, Some("unlockLink")) => request
             .header("content-type", "application/x-www-form-urlencoded")
             .body("password=x"),
-        (Takes::Json, _) => request.json(&json!({})),
+        (Takes::Json, Some("createUpload")) => request.json(&json!({"name": "a", "size": 1})),
+        (Takes::Json, Some("signUploadParts")) => request.json(&json!({"from": 1, "to": 1})),
+        (Takes::Json | Takes::Parts, _) => request.json(&json!({})),
         (Takes::Ids, _) => request.json(&json!({"ids": [id]})),
         (Takes::Items, _) => request.json(&json!({"items": [{"url": "ftp://example.com/"}]})),
     };
@@ -107,7 +121,7 @@ async fn call(client: &Client, route: &Route, id: &str) -> Answer {
 }
 
 async fn no_route_lets_a_stranger_in(service: &Service) {
-    let things = Things::of(&service.client("acme")).await;
+    let things = Things::of(service, &service.client("acme")).await;
     for route in routes() {
         let answer = call(&service.stranger(), &route, things.id(&route)).await;
         if route.access == Access::Public {
@@ -129,7 +143,7 @@ async fn no_route_lets_in_who_lacks_its_scope(service: &Service) {
         let Access::Scope(needed) = route.access else {
             continue;
         };
-        let things = Things::of(&service.client("acme")).await;
+        let things = Things::of(service, &service.client("acme")).await;
         let others: Vec<Scope> = Scope::ALL
             .iter()
             .copied()
@@ -195,6 +209,8 @@ fn foreign(operation: &str) -> Foreign {
         | "deleteTusUpload"
         | "getUpload"
         | "abortUpload"
+        | "signUploadParts"
+        | "completeUpload"
         | "createSignedUrl"
         | "getLink"
         | "updateLink"
@@ -203,7 +219,7 @@ fn foreign(operation: &str) -> Foreign {
         "archiveFiles" => Foreign::Invalid,
         "uploadFile" | "listFiles" | "createImport" | "listImports" | "createLink"
         | "createLinks" | "listLinks" | "listAuditEvents" | "getUsage" | "getMe" | "getTus"
-        | "createTusUpload" | "listUploads" => Foreign::Own,
+        | "createTusUpload" | "createUpload" | "listUploads" => Foreign::Own,
         "getMetrics" => Foreign::Numbers,
         other => panic!("what does another tenant get of {other}?"),
     }
@@ -212,7 +228,7 @@ fn foreign(operation: &str) -> Foreign {
 async fn no_route_shows_another_tenants_things(service: &Service) {
     let owner = service.client("acme");
     let other = service.client("other");
-    let things = Things::of(&owner).await;
+    let things = Things::of(service, &owner).await;
     let file = &things.file;
     let never = "01890a5d-ac96-774b-bcce-b302099a8057";
     for route in routes() {

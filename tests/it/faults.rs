@@ -8,6 +8,7 @@
 mod audit;
 mod changes;
 mod deeds;
+mod direct;
 mod doctor;
 mod generation;
 mod imports;

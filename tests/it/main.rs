@@ -8,6 +8,7 @@ mod connections;
 mod consistency;
 mod contents;
 mod deployment;
+mod direct;
 mod faults;
 mod files;
 mod harness;

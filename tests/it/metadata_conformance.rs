@@ -59,6 +59,7 @@ mod containment;
 mod drifts;
 mod files;
 mod folders;
+mod hashes;
 mod idempotency;
 mod lists;
 mod migrations;
@@ -138,8 +139,14 @@ impl Fixture {
     }
 
     async fn publish(&self, id: ObjectId, epoch: i64, now: Timestamp) -> bool {
-        change!(self.metadata, |tx| tx
-            .object_publish(id, epoch, now, SIZE, &SHA256, true))
+        change!(self.metadata, |tx| tx.object_publish(
+            id,
+            epoch,
+            now,
+            SIZE,
+            Some(&SHA256),
+            true
+        ))
         .await
         .unwrap()
         .is_some()

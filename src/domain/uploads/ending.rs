@@ -19,6 +19,16 @@ use super::lost;
 /// How many first bytes decide a content type that was not declared.
 const SNIFFED: u64 = 4096;
 
+/// The bytes of an upload, at its key.
+pub(super) struct Bytes {
+    /// How many there are.
+    pub size: u64,
+    /// None: they are hashed afterwards.
+    pub sha256: Option<[u8; 32]>,
+    /// Whether no more can come.
+    pub settled: bool,
+}
+
 impl Domain {
     /// Makes the file of an upload all of whose bytes are there; the upload then. One whose bytes are not
     /// what they were to be is given up.
@@ -46,11 +56,33 @@ impl Domain {
                 .await?;
             return Err(error);
         }
-        let settled = self.upload_assemble(&held).await?;
+        let bytes = Bytes {
+            size: upload.received,
+            sha256: Some(sha256),
+            settled: self.upload_assemble(&held).await?,
+        };
+        let (done, _) = self.upload_publish(caller, held, bytes, sniff).await?;
+        if done.epoch > 1 || done.held_epoch.is_none() {
+            // The pieces have died.
+            self.died.notify_one();
+        }
+        Ok(done)
+    }
+
+    /// Makes the file of an upload whose bytes are at its key; the upload then. One whose bytes may not be
+    /// a file is given up.
+    pub(super) async fn upload_publish(
+        &self,
+        caller: &Caller,
+        held: Held,
+        bytes: Bytes,
+        sniff: Sniff,
+    ) -> Result<(Upload, File)> {
+        let upload = &held.upload;
         let content_type = match &upload.content_type {
             Some(content_type) => content_type.clone(),
             None => {
-                let sniffed = self.upload_sniff(upload, sniff).await?;
+                let sniffed = self.upload_sniff(upload, bytes.size, sniff).await?;
                 if let Err(error) = self.content_type_check(&sniffed) {
                     self.upload_fail(caller, upload.id, upload.epoch, &error)
                         .await?;
@@ -65,8 +97,8 @@ impl Domain {
             tenant: upload.tenant.clone(),
             name: upload.name.clone(),
             content_type,
-            size: upload.received,
-            sha256: Some(sha256),
+            size: bytes.size,
+            sha256: bytes.sha256,
             metadata: upload.metadata.clone(),
             version: 1,
             revision: 1,
@@ -81,10 +113,13 @@ impl Domain {
         };
         let detail = json!({"upload": upload.id});
         let event = self.event(caller, "file.created", file.id, detail);
-        let bytes = quota::amount(file.size)?;
-        let (id, epoch) = (upload.id, upload.epoch);
+        let used = Amount {
+            bytes: quota::amount(file.size)?,
+            files: 1,
+        };
+        let (id, epoch, settled) = (upload.id, upload.epoch, bytes.settled);
         let domain = self.clone();
-        let done = self
+        let made = self
             .metadata
             .write((file, event), move |tx, (file, event)| {
                 let domain = domain.clone();
@@ -95,8 +130,9 @@ impl Domain {
                     let mut upload = locked
                         .filter(|upload| holds(upload, epoch, now))
                         .ok_or_else(lost)?;
+                    let (object, sha256) = (file.object_id, file.sha256.as_ref());
                     let reserved = tx
-                        .object_publish(file.object_id, epoch, now, file.size, &sha256, settled)
+                        .object_publish(object, epoch, now, file.size, sha256, settled)
                         .await?
                         .ok_or_else(lease_ran_out)?;
                     tx.file_insert(file).await?;
@@ -105,28 +141,24 @@ impl Domain {
                     tx.upload_parts_delete(id).await?;
                     upload.state = State::Done;
                     upload.file_id = Some(file.id);
+                    upload.received = file.size;
                     upload.writer_until = None;
                     upload.asked_at = None;
                     upload.hash_state = None;
                     upload.expires_at = now.plus(domain.rules.uploads_expiry);
                     tx.upload_update(&upload).await?;
-                    let used = Amount { bytes, files: 1 };
                     let change = Change {
                         used,
                         reserved: -reserved,
                     };
                     quota::record(tx, &file.tenant, change).await?;
-                    Ok(upload)
+                    Ok((upload, file.clone()))
                 }
                 .boxed()
             })
             .await?;
         self.metrics.uploads.stored.inc();
-        if done.epoch > 1 || done.held_epoch.is_none() {
-            // The pieces have died.
-            self.died.notify_one();
-        }
-        Ok(done)
+        Ok(made)
     }
 
     /// Puts all bytes at the upload's key; whether every call to the store has ended.
@@ -157,11 +189,11 @@ impl Domain {
         Ok(writer.settled())
     }
 
-    async fn upload_sniff(&self, upload: &Upload, sniff: Sniff) -> Result<String> {
+    async fn upload_sniff(&self, upload: &Upload, size: u64, sniff: Sniff) -> Result<String> {
         let mut first = Vec::new();
-        if upload.received > 0 {
+        if size > 0 {
             let key = self.objects.root().object(&upload.tenant, upload.object_id);
-            let range = 0..upload.received.min(SNIFFED);
+            let range = 0..size.min(SNIFFED);
             let bytes: ByteStream = self.objects.read(&key, range).await?;
             first = bytes.try_collect::<Vec<_>>().await?.concat();
         }

@@ -65,7 +65,33 @@ impl Disk {
         })
     }
 
-    /// Appends the first `length` bytes of a file to another one; how many there were. The kernel does it.
+    /// Opens a file, made where it is not there, to write from `start` on; what is there stays.
+    pub(super) fn open_within(&self, path: &Path, start: u64) -> Result<File> {
+        self.change("objects.open-within", || {
+            let mut file = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)?;
+            file.seek(SeekFrom::Start(start))?;
+            Ok(file)
+        })
+    }
+
+    /// Appends `length` bytes of a file, from `start` on, to another one; how many there were.
+    pub(super) fn copy_range(
+        &self,
+        from: &File,
+        start: u64,
+        to: &File,
+        length: u64,
+    ) -> Result<u64> {
+        let mut from = from;
+        from.seek(SeekFrom::Start(start))?;
+        self.copy(from, to, length)
+    }
+
+    /// Appends the next `length` bytes of a file to another one; how many there were. The kernel does it.
     pub(super) fn copy(&self, from: &File, to: &File, length: u64) -> Result<u64> {
         self.change("objects.copy", || {
             let (mut from, mut to) = (from.take(length), to);

@@ -123,7 +123,7 @@ pub(super) struct Upload {
     initiated: Option<String>,
 }
 
-fn time(text: Option<&str>) -> Timestamp {
+pub(super) fn time(text: Option<&str>) -> Timestamp {
     text.and_then(Timestamp::parse)
         .unwrap_or(Timestamp::from_micros(0))
 }

@@ -4,24 +4,31 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use object_store::PutPayload;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
-use object_store::signer::{SignedUrlOptions, Signer};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
 use super::calls::{Failed, OpenCalls, call};
-use super::listing::no_progress;
+use super::listing::{no_progress, time};
 use super::pieces::Shared;
 use super::requests::{Answer, generic, unexpected};
 use super::retries::is_transient;
+use super::signing::{Unsigned, presign};
 use super::{S3, in_time, is_absent, path};
+use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::objects::multipart::{Completion, PartPage, SignedRequest, StoredPart};
-use crate::objects::{Found, Lease};
+use crate::objects::multipart::{Checked, Completion, PartPage, SignedRequest, StoredPart};
+use crate::objects::{CALL_TIMEOUT, Found, Lease};
+
+const CHECKSUM_MODE: HeaderName = HeaderName::from_static("x-amz-checksum-mode");
+const SHA256: HeaderName = HeaderName::from_static("x-amz-checksum-sha256");
+const CRC64NVME: HeaderName = HeaderName::from_static("x-amz-checksum-crc64nvme");
 
 /// What SigV4 allows.
 pub(in crate::objects) const LONGEST_SIGNATURE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -173,12 +180,18 @@ impl Multipart {
         &self,
         upload: &str,
         number: u32,
+        length: Option<u64>,
         expires_in: Duration,
     ) -> Result<SignedRequest> {
         let number = number.to_string();
-        let options = SignedUrlOptions::new()
-            .with_query([("partNumber", number.as_str()), ("uploadId", upload)]);
-        self.store.presign(&self.key, expires_in, options).await
+        let query = [("partNumber", number.as_str()), ("uploadId", upload)];
+        let mut headers = HeaderMap::new();
+        if let Some(length) = length {
+            headers.insert(CONTENT_LENGTH, length.into());
+        }
+        self.store
+            .presign(&self.key, &query, headers, expires_in)
+            .await
     }
 
     pub(in crate::objects) fn settled(&self) -> bool {
@@ -209,16 +222,57 @@ impl S3 {
     pub(in crate::objects) async fn presign_put(
         &self,
         key: &str,
+        length: Option<u64>,
         expires_in: Duration,
         headers: &[(&'static str, String)],
     ) -> Result<SignedRequest> {
-        let mut options = SignedUrlOptions::new()
-            .with_signed_header(IF_NONE_MATCH, HeaderValue::from_static("*"));
+        let mut signed = HeaderMap::new();
+        signed.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
+        if let Some(length) = length {
+            signed.insert(CONTENT_LENGTH, length.into());
+        }
         for (name, value) in headers {
             let value = HeaderValue::from_str(value).map_err(Error::internal)?;
-            options = options.with_signed_header(HeaderName::from_static(name), value);
+            signed.insert(HeaderName::from_static(name), value);
         }
-        self.presign(key, expires_in, options).await
+        self.presign(key, &[], signed, expires_in).await
+    }
+
+    pub(in crate::objects) async fn head_checked(&self, key: &str) -> Result<Option<Checked>> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CHECKSUM_MODE, HeaderValue::from_static("ENABLED"));
+        let answer = self.look(Method::HEAD, key, &[], headers).await?;
+        if answer.is_absence() {
+            return Ok(None);
+        }
+        let field = |name: &HeaderName| answer.headers.get(name)?.to_str().ok();
+        // Behind that of parts put together stand `-` and their number: it is of another kind.
+        let decoded = |name: &HeaderName| STANDARD.decode(field(name)?).ok();
+        let size = field(&CONTENT_LENGTH).and_then(|size| size.parse().ok());
+        Ok(Some(Checked {
+            size: size.ok_or_else(|| unexpected(&answer))?,
+            sha256: decoded(&SHA256).and_then(|digest| digest.try_into().ok()),
+            crc64nvme: decoded(&CRC64NVME).and_then(|checksum| checksum.try_into().ok()),
+        }))
+    }
+
+    pub(in crate::objects) async fn signed_put_is_refused(
+        &self,
+        key: &str,
+        bytes: Bytes,
+    ) -> Result<bool> {
+        let request = self.presign_put(key, None, CALL_TIMEOUT * 4, &[]).await?;
+        let first = self.follow(&request, bytes.clone()).await?;
+        if !first.is_success() {
+            let text = format!("the store answered a signed PUT with {first}");
+            return Err(Error::unavailable(text));
+        }
+        let second = self.follow(&request, bytes).await?;
+        if second.is_success() || second == StatusCode::PRECONDITION_FAILED {
+            return Ok(!second.is_success());
+        }
+        let text = format!("the store answered a second signed PUT with {second}");
+        Err(Error::unavailable(text))
     }
 
     pub(in crate::objects) async fn longest_signature(&self) -> Result<Duration> {
@@ -235,22 +289,35 @@ impl S3 {
     async fn presign(
         &self,
         key: &str,
+        query: &[(&str, &str)],
+        headers: HeaderMap,
         expires_in: Duration,
-        options: SignedUrlOptions,
     ) -> Result<SignedRequest> {
-        let headers = options.signed_headers.iter().map(|(name, value)| {
+        // May ask for credentials over the network.
+        let credential = in_time(self.inner.patient.credentials().get_credential())
+            .await?
+            .map_err(Error::unavailable)?;
+        let unsigned = Unsigned {
+            method: "PUT",
+            url: &self.url(key, &[]),
+            query,
+            headers: &headers,
+        };
+        // The store has no other clock than the system's.
+        let at = Clock::system().now();
+        let url = presign(&unsigned, &credential, &self.inner.region, at, expires_in)?;
+        // Every client sends its body's length by itself, and a browser lets nobody else say it; that there is
+        // nothing, some only say when they are told to.
+        let told = headers
+            .iter()
+            .filter(|(name, value)| **name != CONTENT_LENGTH || *value == "0");
+        let told = told.map(|(name, value)| {
             let value = value.to_str().map_err(Error::internal)?;
             Ok((name.as_str().to_owned(), value.to_owned()))
         });
-        let headers = headers.collect::<Result<_>>()?;
-        let path = path(key)?;
-        let store = &self.inner.patient;
-        let url = in_time(store.signed_url_opts(Method::PUT, &path, expires_in, &options))
-            .await?
-            .map_err(Error::unavailable)?;
         Ok(SignedRequest {
-            url: url.into(),
-            headers,
+            url,
+            headers: told.collect::<Result<_>>()?,
             expires_in,
         })
     }
@@ -356,6 +423,7 @@ struct Part {
     size: u64,
     #[serde(rename = "ETag")]
     etag: String,
+    last_modified: Option<String>,
 }
 
 impl From<Part> for StoredPart {
@@ -364,6 +432,7 @@ impl From<Part> for StoredPart {
             number: part.part_number,
             size: part.size,
             etag: part.etag,
+            modified: time(part.last_modified.as_deref()),
         }
     }
 }
@@ -371,10 +440,12 @@ impl From<Part> for StoredPart {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
 
     fn answer(status: u16, body: &str) -> Answer {
         Answer {
             status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
             body: body.to_owned().into(),
         }
     }
@@ -412,7 +483,8 @@ mod tests {
             StoredPart {
                 number: 3,
                 size: 1,
-                etag: "\"y\"".into()
+                etag: "\"y\"".into(),
+                modified: Timestamp::from_micros(0)
             }
         );
         let none: Parts = read(&answer(200, "<ListPartsResult></ListPartsResult>")).unwrap();

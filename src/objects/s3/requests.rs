@@ -4,7 +4,7 @@ use bytes::Bytes;
 use object_store::aws::AwsAuthorizer;
 use object_store::client::{HttpError, HttpRequest};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
@@ -12,9 +12,10 @@ use super::calls::http_error;
 use super::retries::is_transient;
 use super::{S3, in_time};
 use crate::error::{Error, Result};
+use crate::objects::SignedRequest;
 
 /// What a query's name or value may hold unescaped: the unreserved characters of RFC 3986.
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC
+pub(super) const QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -24,6 +25,7 @@ const PATH: &AsciiSet = &QUERY.remove(b'/');
 /// An answer, whatever it says.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
@@ -77,12 +79,16 @@ impl S3 {
             .try_authorize(&mut request, None)?;
         let lost = |error: HttpError| generic(Box::new(error));
         let response = self.inner.http.execute(request).await.map_err(lost)?;
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         let body = response.into_body().bytes().await.map_err(lost)?;
-        Ok(Answer { status, body })
+        Ok(Answer {
+            status,
+            headers,
+            body,
+        })
     }
 
-    fn url(&self, key: &str, query: &[(&str, &str)]) -> String {
+    pub(super) fn url(&self, key: &str, query: &[(&str, &str)]) -> String {
         let mut url = self.inner.bucket_url.clone();
         if !key.is_empty() {
             url.push('/');
@@ -103,24 +109,38 @@ impl S3 {
         key: &str,
         query: &[(&str, &str)],
     ) -> Result<Option<T>> {
-        let answer = in_time(async {
+        let answer = self.look(Method::GET, key, query, HeaderMap::new()).await?;
+        if answer.is_absence() {
+            return Ok(None);
+        }
+        let document = std::str::from_utf8(&answer.body).map_err(Error::unavailable)?;
+        quick_xml::de::from_str(document)
+            .map(Some)
+            .map_err(Error::unavailable)
+    }
+
+    /// Makes a request that changes nothing, as often as it must: until it has succeeded, or what it asks
+    /// about is known not to be there.
+    pub(super) async fn look(
+        &self,
+        method: Method,
+        key: &str,
+        query: &[(&str, &str)],
+        headers: HeaderMap,
+    ) -> Result<Answer> {
+        in_time(async {
             let mut tries = 0;
             loop {
                 tries += 1;
                 let asked = self
-                    .ask(Method::GET, key, query, HeaderMap::new(), Bytes::new())
+                    .ask(method.clone(), key, query, headers.clone(), Bytes::new())
                     .await;
                 let error = match asked {
                     Ok(answer) if answer.status.is_success() || answer.is_absence() => {
                         return Ok(answer);
                     }
-                    Ok(answer) => {
-                        let error = unexpected(&answer);
-                        if !is_transient(answer.status) {
-                            return Err(error);
-                        }
-                        error
-                    }
+                    Ok(answer) if is_transient(answer.status) => unexpected(&answer),
+                    Ok(answer) => return Err(unexpected(&answer)),
                     Err(error) if http_error(&error).is_some() => Error::unavailable(error),
                     Err(error) => return Err(Error::unavailable(error)),
                 };
@@ -130,14 +150,21 @@ impl S3 {
                 }
             }
         })
-        .await??;
-        if answer.is_absence() {
-            return Ok(None);
+        .await?
+    }
+
+    /// Makes a request as whoever holds a signed URL does.
+    pub(super) async fn follow(&self, request: &SignedRequest, body: Bytes) -> Result<StatusCode> {
+        let mut made = HttpRequest::new(body.into());
+        *made.method_mut() = Method::PUT;
+        *made.uri_mut() = request.url.parse().map_err(Error::internal)?;
+        for (name, value) in &request.headers {
+            let name = HeaderName::try_from(name).map_err(Error::internal)?;
+            let value = HeaderValue::try_from(value).map_err(Error::internal)?;
+            made.headers_mut().insert(name, value);
         }
-        let document = std::str::from_utf8(&answer.body).map_err(Error::unavailable)?;
-        quick_xml::de::from_str(document)
-            .map(Some)
-            .map_err(Error::unavailable)
+        let answer = in_time(self.inner.http.execute(made)).await?;
+        Ok(answer.map_err(Error::unavailable)?.status())
     }
 }
 
@@ -166,6 +193,7 @@ mod tests {
     fn an_error_is_known_by_its_code() {
         let answer = |status: u16, body: &str| Answer {
             status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
             body: body.to_owned().into(),
         };
         let no_upload = answer(404, "<Error><Code>NoSuchUpload</Code></Error>");

@@ -208,7 +208,9 @@ async fn held(domain: &Domain, version: i64, content: &Content) -> Held {
         content_type: content.content_type.clone(),
         ..Held::new(version, &bytes)
     };
-    assert_eq!(content.sha256.map(hex::encode).as_ref(), Some(&held.sha256));
+    // Bytes that did not come through the service are hashed afterwards.
+    let told = content.sha256.map(hex::encode);
+    assert!(told.is_none_or(|told| told == held.sha256), "{content:?}");
     held
 }
 

@@ -277,7 +277,7 @@ async fn what_was_there_before_a_migration_is_kept(fixture: Fixture) {
         FIRST_EPOCH,
         at(50),
         SIZE,
-        &SHA256,
+        Some(&SHA256),
         true
     ));
     assert_eq!(published.await.unwrap(), Some(Amount::default()));

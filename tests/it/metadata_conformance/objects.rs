@@ -189,7 +189,7 @@ async fn a_size_past_63_bits_is_refused(fixture: Fixture) {
             FIRST_EPOCH,
             at(1),
             size,
-            &SHA256,
+            Some(&SHA256),
             true
         ))
     };
@@ -227,7 +227,7 @@ async fn an_object_that_was_published_unsettled_is_remembered_until_it_is_quiet(
         FIRST_EPOCH,
         at(10),
         SIZE,
-        &SHA256,
+        Some(&SHA256),
         false
     ));
     assert!(published.await.unwrap().is_some());

@@ -46,7 +46,7 @@ impl Fixture {
             FIRST_EPOCH,
             at(now),
             SIZE,
-            &SHA256,
+            Some(&SHA256),
             true
         ));
         published.await.unwrap()
@@ -82,6 +82,7 @@ impl Fixture {
         change!(self.metadata, |tx| tx.object_retain(id))
             .await
             .unwrap()
+            .is_some()
     }
 
     async fn release(&self, id: ObjectId) {

@@ -114,3 +114,32 @@ async fn a_list_of_parts_is_tried_again_and_never_ends_early() {
     let error = fake.uploads().list_parts("u", 0).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
 }
+
+#[tokio::test]
+async fn a_store_that_writes_over_what_is_there_is_found_out() {
+    for (second, refused) in [("412 Precondition Failed", true), ("200 OK", false)] {
+        let fake = Fake::new(move |request, before| {
+            assert!(request.headers.contains("if-none-match: *\r\n"));
+            assert!(request.query.contains("x-amz-signature="));
+            let status = if before == 0 { "200 OK" } else { second };
+            answer(status, "etag: \"e\"\r\n", "")
+        })
+        .await;
+        let bytes = Bytes::from_static(b"bytes");
+        let found = fake.objects.signed_put_is_refused(&fake.key(), bytes).await;
+        assert_eq!(found.unwrap(), Some(refused));
+        assert_eq!(fake.count("PUT"), 2);
+    }
+    // What says neither leaves it open.
+    for (first, second) in [
+        ("403 Forbidden", "200 OK"),
+        ("200 OK", "503 Service Unavailable"),
+    ] {
+        let fake =
+            Fake::new(move |_, before| refused(if before == 0 { first } else { second }, "X"))
+                .await;
+        let bytes = Bytes::from_static(b"bytes");
+        let found = fake.objects.signed_put_is_refused(&fake.key(), bytes).await;
+        assert_eq!(found.unwrap_err().kind(), Kind::Unavailable);
+    }
+}
