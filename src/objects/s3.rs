@@ -1,6 +1,6 @@
 //! Objects in S3, and in what speaks its protocol.
 //!
-//! `object_store` moves the bytes; what lists is done by hand, in `listing`.
+//! `object_store` moves the bytes; what lists, and the rules of the bucket's lifecycle, are asked for by hand.
 
 use std::future::Future;
 use std::ops::Range;
@@ -28,6 +28,8 @@ use crate::error::{Error, Result};
 use crate::faults::Faults;
 use crate::metrics::Store;
 
+mod by_hand;
+mod lifecycle;
 mod listing;
 mod measured;
 mod pieces;

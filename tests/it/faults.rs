@@ -12,6 +12,7 @@ mod doctor;
 mod generation;
 mod imports;
 mod late;
+mod lifecycle;
 mod links;
 mod model;
 mod races;

@@ -1,28 +1,20 @@
-//! What is in the bucket, by hand over the signer of `object_store`: that has no list of multipart
+//! What is in the bucket, by hand: `object_store` has no list of multipart
 //! uploads, and its list of objects ends at the first key that its own `Path` can't hold (`a//b`),
 //! which anybody else who writes to the bucket could put there.
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use object_store::aws::AwsAuthorizer;
-use object_store::client::{HttpError, HttpRequest, HttpRequestBody};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::Method;
+use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::retries::is_transient;
-use super::{S3, in_time};
+use super::S3;
+use super::by_hand::Asked;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::objects::Listed;
-
-/// What a query's name or value may hold unescaped: the unreserved characters of RFC 3986.
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 impl S3 {
     pub(in crate::objects) fn list(&self, prefix: String) -> BoxStream<'static, Result<Listed>> {
@@ -97,73 +89,16 @@ impl S3 {
 
     /// GETs a document about the bucket.
     async fn fetch<T: DeserializeOwned>(&self, query: &[(&str, &str)]) -> Result<T> {
-        let mut url = format!("{}?", self.inner.bucket_url);
-        for (index, (name, value)) in query.iter().enumerate() {
-            if index > 0 {
-                url.push('&');
-            }
-            url.extend(utf8_percent_encode(name, QUERY));
-            url.push('=');
-            url.extend(utf8_percent_encode(value, QUERY));
-        }
-        let document = in_time(async {
-            let mut tries = 0;
-            loop {
-                tries += 1;
-                let error = match self.fetch_once(&url).await {
-                    Err(Unfetched::Transient(error)) => error,
-                    Err(Unfetched::Final(error)) => return Err(error),
-                    Ok(document) => return Ok(document),
-                };
-                match self.inner.retries.pause(tries) {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => return Err(error),
-                }
-            }
-        })
-        .await??;
-        let document = std::str::from_utf8(&document).map_err(Error::unavailable)?;
+        let asked = Asked {
+            method: Method::GET,
+            query,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        };
+        let answer = self.ask(asked).await?.succeeded("a listing")?;
+        let document = std::str::from_utf8(&answer.body).map_err(Error::unavailable)?;
         quick_xml::de::from_str(document).map_err(Error::unavailable)
     }
-
-    async fn fetch_once(&self, url: &str) -> Result<Bytes, Unfetched> {
-        let unusable = |error: object_store::Error| Unfetched::Final(Error::unavailable(error));
-        let mut request = HttpRequest::new(HttpRequestBody::empty());
-        *request.uri_mut() = url.parse().map_err(|error| {
-            Unfetched::Final(Error::internal(format!("a URL that is none: {error}")))
-        })?;
-        let credential = self
-            .inner
-            .patient
-            .credentials()
-            .get_credential()
-            .await
-            .map_err(unusable)?;
-        AwsAuthorizer::new(&credential, "s3", &self.inner.region)
-            .try_authorize(&mut request, None)
-            .map_err(unusable)?;
-        let transient = |error: HttpError| Unfetched::Transient(Error::unavailable(error));
-        let response = self.inner.http.execute(request).await.map_err(transient)?;
-        let status = response.status();
-        let body = response.into_body().bytes().await.map_err(transient)?;
-        if status.is_success() {
-            return Ok(body);
-        }
-        let text: String = String::from_utf8_lossy(&body).chars().take(1_000).collect();
-        let error = Error::unavailable(format!(
-            "the store answered a listing with {status}: {text}"
-        ));
-        Err(if is_transient(status) {
-            Unfetched::Transient(error)
-        } else {
-            Unfetched::Final(error)
-        })
-    }
-}
-
-enum Unfetched {
-    Transient(Error),
-    Final(Error),
 }
 
 /// A page of ListObjectsV2. Asked for without `encoding-type=url`, under which stores disagree on
