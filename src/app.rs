@@ -129,6 +129,7 @@ pub async fn open_domain_with(
             versions_keep: config.versions.keep,
             versions_max_age: config.versions.max_age,
             reaper_delay: config.reaper.delay,
+            lifecycle: config.lifecycle.clone(),
             audit_keep: config.audit.keep,
             audit_access: config.audit.access,
         }),

@@ -23,6 +23,7 @@ mod data_dir;
 mod doctor;
 mod fsck;
 mod health;
+mod lifecycle;
 mod serve;
 
 type Failure = Box<dyn std::error::Error>;
@@ -71,6 +72,11 @@ enum Command {
     Audit {
         #[command(subcommand)]
         command: AuditCommand,
+    },
+    /// Let files go by the rules of the configuration, and tell the bucket what to do by itself
+    Lifecycle {
+        #[command(subcommand)]
+        command: LifecycleCommand,
     },
     /// Try all that the service needs, and say what is wrong: exit status 0 when nothing is, 1 when something is
     Doctor {
@@ -144,6 +150,28 @@ struct AuditVerifyArgs {
     #[arg(long, value_name = "TENANT:NUMBER:HASH")]
     anchor: Vec<Anchor>,
     /// Print a list of {tenant, first, last, hash, faults, unchecked}
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum LifecycleCommand {
+    /// Go through lifecycle.rules once, as the service does every lifecycle.interval
+    Run(LifecycleRunArgs),
+    /// Give the bucket its rules: show the difference first, and leave the rules of others alone
+    Apply {
+        /// Only show the difference
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Args)]
+struct LifecycleRunArgs {
+    /// Only show what would go; what two rules want is shown twice
+    #[arg(long)]
+    dry_run: bool,
+    /// Print {items: [{rule, action, tenant, file_id, name, size, updated_at}], files, bytes, dry_run}
     #[arg(long)]
     json: bool,
 }
@@ -239,6 +267,18 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
         } => {
             init_log(&loaded.config)?;
             run_async(audit::verify(loaded.config, args))
+        }
+        Command::Lifecycle {
+            command: LifecycleCommand::Run(args),
+        } => {
+            init_log(&loaded.config)?;
+            run_async(lifecycle::run(loaded.config, args))
+        }
+        Command::Lifecycle {
+            command: LifecycleCommand::Apply { dry_run },
+        } => {
+            init_log(&loaded.config)?;
+            run_async(lifecycle::apply(loaded.config, dry_run))
         }
         Command::Doctor { json } => run_async(doctor::examine(loaded.config, json)),
         // Done above.

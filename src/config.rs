@@ -25,6 +25,7 @@ mod fetch;
 mod imports;
 mod layers;
 mod leaf;
+mod lifecycle;
 mod limits;
 mod links;
 mod quota;
@@ -32,6 +33,7 @@ mod rate;
 mod secret;
 mod show;
 mod store;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -49,6 +51,7 @@ pub use diff::Difference;
 pub use fetch::Fetch;
 pub use imports::Imports;
 pub use layers::{Overrides, Sources};
+pub use lifecycle::{Lifecycle, LifecycleRule, StorageClass, Transition};
 pub use limits::{ContentTypePattern, Limits};
 pub use links::{HostPattern, Links};
 pub use quota::{Quota, TenantQuota};
@@ -103,6 +106,7 @@ pub struct Config {
     pub cors: Cors,
     pub urls: Urls,
     pub reaper: Reaper,
+    pub lifecycle: Lifecycle,
     pub audit: Audit,
     pub log: Log,
 }
@@ -133,6 +137,7 @@ impl Default for Config {
             cors: Cors::default(),
             urls: Urls::default(),
             reaper: Reaper::default(),
+            lifecycle: Lifecycle::default(),
             audit: Audit::default(),
             log: Log::default(),
         }
@@ -267,6 +272,7 @@ impl Config {
             self.rate.check(),
             self.imports.check(),
             self.fetch.check(),
+            self.lifecycle.check(&self.trash),
             self.audit.check(),
             self.check_others(),
         ]

@@ -30,7 +30,9 @@ pub mod files;
 pub mod fsck;
 mod hashes;
 pub mod health;
+pub mod holds;
 pub mod imports;
+pub mod lifecycle;
 pub mod links;
 pub mod once;
 pub mod properties;
@@ -67,6 +69,7 @@ pub struct Rules {
     pub trash_keep: Duration,
     /// How long the bytes of a deleted file stay.
     pub reaper_delay: Duration,
+    pub lifecycle: config::Lifecycle,
     /// How long events are kept; None: for ever.
     pub audit_keep: Option<Duration>,
     /// Whether refused and signed access is noted.

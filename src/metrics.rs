@@ -18,6 +18,7 @@ mod audit;
 mod histogram;
 mod http;
 mod imports;
+mod lifecycle;
 mod links;
 mod store;
 
@@ -25,6 +26,7 @@ pub use audit::Audit;
 pub use histogram::Histogram;
 pub use http::{Http, Refusals, Route};
 pub use imports::Imports;
+pub use lifecycle::Lifecycle;
 pub use links::Links;
 pub use store::{Call, Operation, Outcome, Store};
 
@@ -51,6 +53,7 @@ pub struct All {
     pub links: Links,
     pub uploads: Uploads,
     pub reaper: Reaper,
+    pub lifecycle: Lifecycle,
     pub audit: Audit,
     database: Database,
 }
@@ -141,6 +144,7 @@ impl Default for Metrics {
             links: Links::register(&mut at),
             uploads: Uploads::register(&mut at),
             reaper: Reaper::register(&mut at),
+            lifecycle: Lifecycle::register(&mut at),
             audit: Audit::register(&mut at),
             database: Database::register(&mut at),
             registry,

@@ -18,6 +18,7 @@ use crate::id::ObjectId;
 use crate::metrics::{Metrics, Operation, Outcome, Store};
 
 pub mod keys;
+pub mod lifecycle;
 mod local;
 mod multipart;
 mod part_writer;
@@ -25,6 +26,7 @@ mod parts;
 mod s3;
 
 use keys::{ObjectKey, Root};
+use lifecycle::{BucketPlan, BucketRule};
 
 pub use multipart::{Checked, Completion, Extent, Multipart, PartPage, SignedRequest, StoredPart};
 pub use part_writer::{Allot, Before, PartWriter, ended};
@@ -335,6 +337,33 @@ impl Objects {
                 let written = s3.marker_write(key.path(), None, Bytes::new()).await?;
                 Ok(Some(!written))
             }
+        }
+    }
+
+    /// What is to change so that the bucket has just these rules of ours, under ids that begin with `owner`;
+    /// None where the store has none to give.
+    ///
+    /// # Errors
+    /// `Unavailable`, also for rules that can't be read.
+    pub async fn lifecycle_plan(
+        &self,
+        owner: &str,
+        wanted: &[BucketRule],
+    ) -> Result<Option<BucketPlan>> {
+        match &self.backend {
+            Backend::Local(_) => Ok(None),
+            Backend::S3(s3) => {
+                let root = self.root.listing_prefix();
+                s3.lifecycle_plan(owner, &root, wanted).await.map(Some)
+            }
+        }
+    }
+
+    /// Makes the bucket's rules those of the plan, all of them, whatever they are by now.
+    pub async fn lifecycle_write(&self, plan: &BucketPlan) -> Result<()> {
+        match &self.backend {
+            Backend::Local(_) => Err(Error::internal("a directory has no lifecycle")),
+            Backend::S3(s3) => s3.lifecycle_write(&plan.document).await,
         }
     }
 

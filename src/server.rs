@@ -59,6 +59,11 @@ pub async fn serve(
     let links = tokio::spawn(workers::links(app.domain.clone(), stopping.clone()));
     let generation = tokio::spawn(workers::generation(app.domain.clone(), stopping.clone()));
     let hasher = tokio::spawn(workers::hasher(app.domain.clone(), stopping.clone()));
+    let lifecycle = tokio::spawn(workers::lifecycle(
+        app.domain.clone(),
+        app.config.lifecycle.interval,
+        stopping.clone(),
+    ));
     // Until requests have ended: the last ones are noted too.
     let ended = CancellationToken::new();
     let auditor = tokio::spawn(workers::auditor(
@@ -102,6 +107,7 @@ pub async fn serve(
     let _ = importer.await;
     let _ = generation.await;
     let _ = hasher.await;
+    let _ = lifecycle.await;
     let _ = links.await;
     if let Err(error) = app.domain.link_uses_flush().await {
         tracing::warn!(%error, "the last uses of links could not be written");

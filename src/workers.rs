@@ -9,10 +9,12 @@ use crate::domain::Domain;
 mod audit;
 mod hasher;
 mod importer;
+mod lifecycle;
 
 pub use audit::auditor;
 pub use hasher::hasher;
 pub use importer::importer;
+pub use lifecycle::lifecycle;
 
 /// Sweeps expired files and the trash, and reaps dead objects, every `interval` and whenever an object died.
 pub async fn reaper(domain: Domain, interval: Duration, stop: CancellationToken) {

@@ -1,10 +1,6 @@
 //! `[auth]`: who is believed.
 
-use std::fmt;
-
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::{Host, Url};
 
@@ -12,7 +8,7 @@ use crate::id::Tenant;
 
 use super::leaf::{self, Leaf, unlike};
 use super::secret::SigningSecrets;
-use super::{Environment, Violation};
+use super::{Environment, Violation, tables};
 
 const ISSUERS: &str = "auth.issuers";
 
@@ -23,7 +19,7 @@ pub struct Auth {
     #[serde(with = "leaf")]
     pub secret: Option<SigningSecrets>,
     /// Those whose tokens are taken beside or instead of the service's own. Each `issuer` once.
-    #[serde(deserialize_with = "issuers")]
+    #[serde(deserialize_with = "tables::deserialize")]
     pub issuers: Vec<Issuer>,
 }
 
@@ -202,63 +198,6 @@ impl Leaf for Tenants {
             Self::All => Value::from(vec!["*"]),
             Self::Only(tenants) => tenants.iter().map(Tenant::as_str).collect(),
         }
-    }
-}
-
-/// From tables, or from text: the same as JSON, since a variable can hold nothing else.
-fn issuers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Issuer>, D::Error> {
-    deserializer.deserialize_any(IssuersVisitor)
-}
-
-struct IssuersVisitor;
-
-impl<'de> Visitor<'de> for IssuersVisitor {
-    type Value = Vec<Issuer>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("tables [[auth.issuers]], or a list of objects in JSON")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        if text.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut json = serde_json::Deserializer::from_str(text);
-        let read: Vec<Entry> = serde_path_to_error::deserialize(&mut json)
-            .map_err(|error| E::custom(format!("{}: {}", error.path(), error.inner())))?;
-        json.end().map_err(E::custom)?;
-        Ok(read.into_iter().map(|entry| entry.0).collect())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let mut read = Vec::new();
-        while let Some(Entry(issuer)) = list.next_element()? {
-            read.push(issuer);
-        }
-        Ok(read)
-    }
-}
-
-/// A table, and not a list of its values by position, which a derived `Deserialize` takes too.
-struct Entry(Issuer);
-
-impl<'de> Deserialize<'de> for Entry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(EntryVisitor).map(Self)
-    }
-}
-
-struct EntryVisitor;
-
-impl<'de> Visitor<'de> for EntryVisitor {
-    type Value = Issuer;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a table of keys")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Issuer, A::Error> {
-        Issuer::deserialize(MapAccessDeserializer::new(table))
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::*;
 
 mod issuers;
+mod lifecycle;
 
 const SECRET: &str = "0123456789012345678901234567890123456789";
 

@@ -4,14 +4,14 @@ use futures::FutureExt;
 use serde_json::json;
 
 use crate::clock::Timestamp;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::id::FileId;
 use crate::metadata::usage::{Amount, Change};
 
 use super::files::{File, Metadata, NewFile, Precondition, in_trash};
 use super::once::{self, Key, Once};
 use super::properties::merge;
-use super::{Caller, Domain, quota};
+use super::{Caller, Domain, holds, quota};
 
 /// What a caller wants to be different. None: stays as it is.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,11 @@ pub struct FilePatch {
     pub metadata: Option<MetadataPatch>,
     /// None within: never.
     pub expires_at: Option<Option<Timestamp>>,
+    /// None within: not at all.
+    pub retention_until: Option<Option<Timestamp>>,
+    pub legal_hold: Option<bool>,
+    /// Whether whoever asks may lift a hold that is in force, or have it end sooner.
+    pub may_lift: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +60,12 @@ impl FilePatch {
         if let Some(expires_at) = self.expires_at {
             file.expires_at = expires_at;
         }
+        if let Some(retention_until) = self.retention_until {
+            file.retention_until = retention_until;
+        }
+        if let Some(legal_hold) = self.legal_hold {
+            file.legal_hold = legal_hold;
+        }
     }
 }
 
@@ -63,7 +74,7 @@ impl Domain {
     ///
     /// # Errors
     /// `NotFound`; what `precondition` answers; `Conflict` in the trash; `InvalidRequest` and
-    /// `UnsupportedMediaType` for what the file must not become.
+    /// `UnsupportedMediaType` for what the file must not become; `Forbidden` for who may not lift a hold.
     pub async fn file_patch(
         &self,
         caller: &Caller,
@@ -94,8 +105,15 @@ impl Domain {
                         content_type: patch.content_type.clone(),
                         metadata: changed.metadata.clone(),
                         expires_at: patch.expires_at.flatten(),
+                        retention_until: patch.retention_until.flatten(),
                         ..NewFile::default()
                     })?;
+                    if !patch.may_lift && holds::is_lifted(&file, &changed, now) {
+                        return Err(Error::new(
+                            Kind::Forbidden,
+                            "Only the scope admin lifts a hold or has it end sooner.",
+                        ));
+                    }
                     if changed == file {
                         return Ok(file);
                     }
@@ -213,6 +231,9 @@ impl Domain {
                         created_by: event.subject.clone(),
                         content_at: None,
                         content_by: None,
+                        // The original is what is held.
+                        retention_until: None,
+                        legal_hold: false,
                         ..source
                     };
                     if let Some((key, fingerprint, abandoned)) = claim {
@@ -247,19 +268,28 @@ impl Domain {
 }
 
 impl FilePatch {
-    /// The names of what it sets, for the event.
+    /// The names of what it sets, for the event, and what it says of holds.
     fn told(&self) -> serde_json::Value {
         let set = [
             ("name", self.name.is_some()),
             ("content_type", self.content_type.is_some()),
             ("metadata", self.metadata.is_some()),
             ("expires_at", self.expires_at.is_some()),
+            ("retention_until", self.retention_until.is_some()),
+            ("legal_hold", self.legal_hold.is_some()),
         ];
         let names: Vec<&str> = set
             .iter()
             .filter(|(_, is_set)| *is_set)
             .map(|(name, _)| *name)
             .collect();
-        json!({ "changed": names })
+        let mut told = json!({ "changed": names });
+        if let Some(until) = self.retention_until {
+            told["retention_until"] = json!(until);
+        }
+        if let Some(legal_hold) = self.legal_hold {
+            told["legal_hold"] = json!(legal_hold);
+        }
+        told
     }
 }

@@ -27,7 +27,7 @@ pub use crate::metadata::search::{
 use super::content::{Planned, Written};
 use super::once::{self, Key, Once};
 use super::properties::{metadata_fault, name_fault};
-use super::{Caller, Domain, quota};
+use super::{Caller, Domain, holds, quota};
 
 /// The name of an upload that has none.
 pub const UNNAMED: &str = "unnamed";
@@ -43,6 +43,9 @@ pub struct NewFile {
     pub content_type: Option<String>,
     pub metadata: Metadata,
     pub expires_at: Option<Timestamp>,
+    /// Until when it is to be neither deleted nor replaced, and whether until that is lifted.
+    pub retention_until: Option<Timestamp>,
+    pub legal_hold: bool,
     /// What the bytes must hash to.
     pub sha256: Option<[u8; 32]>,
     /// How many bytes there must be.
@@ -106,8 +109,14 @@ impl Domain {
         if let Some(detail) = metadata_fault(&new.metadata) {
             refuse("/metadata", detail);
         }
-        if new.expires_at.is_some_and(|at| at <= self.clock.now()) {
-            refuse("/expires_at", "must lie in the future");
+        let now = self.clock.now();
+        for (pointer, at) in [
+            ("/expires_at", new.expires_at),
+            ("/retention_until", new.retention_until),
+        ] {
+            if at.is_some_and(|at| at <= now) {
+                refuse(pointer, "must lie in the future");
+            }
         }
         if !invalid.is_empty() {
             return Err(Error::invalid_many(invalid));
@@ -199,6 +208,8 @@ impl Domain {
             created_by: caller.subject.clone(),
             content_at: None,
             content_by: None,
+            retention_until: new.retention_until,
+            legal_hold: new.legal_hold,
         };
         match self.file_create(caller, &file, &written).await {
             Ok(true) => Ok(file),
@@ -217,7 +228,7 @@ impl Domain {
 
     /// False where another request has taken over the key of this one.
     async fn file_create(&self, caller: &Caller, file: &File, written: &Written) -> Result<bool> {
-        let event = self.event(caller, "file.created", file.id, Value::Null);
+        let event = self.event(caller, "file.created", file.id, holds::told(file));
         let size = quota::amount(file.size)?;
         let (sha256, settled, unreserved) = (written.sha256, written.settled, written.unreserved);
         let claimed = match &written.claimed {

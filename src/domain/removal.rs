@@ -13,6 +13,7 @@ use crate::metadata::events::Event;
 use crate::metadata::usage::{Amount, Change};
 
 use super::files::{File, Precondition};
+use super::holds::Hold;
 use super::{Caller, Domain, quota};
 
 /// Rows in one step of a sweep, and files removed in one transaction.
@@ -24,6 +25,8 @@ pub enum Removal {
     Removed,
     /// There was no such file.
     Absent,
+    /// It has to stay.
+    Held(Hold),
 }
 
 impl Domain {
@@ -31,7 +34,7 @@ impl Domain {
     /// Trashing what is in the trash changes nothing.
     ///
     /// # Errors
-    /// `NotFound`; what `precondition` answers.
+    /// `NotFound`; `Conflict` for what is held; what `precondition` answers.
     pub async fn file_delete(
         &self,
         caller: &Caller,
@@ -45,6 +48,7 @@ impl Domain {
             .await?;
         match removed.as_slice() {
             [Removal::Removed] => Ok(()),
+            [Removal::Held(hold)] => Err(hold.refusal()),
             _ => Err(Error::not_found()),
         }
     }
@@ -105,6 +109,37 @@ impl Domain {
             delete_at: now.plus(self.rules.reaper_delay),
         };
         self.file_remove_planned(plan).await
+    }
+
+    /// Removes a file, or moves it to the trash, in its tenant's name; false where it is not as it was
+    /// seen any more.
+    pub(super) async fn file_remove_as_seen(
+        &self,
+        seen: &File,
+        permanent: bool,
+        action: &'static str,
+        detail: Value,
+    ) -> Result<bool> {
+        let now = self.clock.now();
+        let caller = Caller::service(seen.tenant.clone());
+        let revision = seen.revision;
+        let as_seen: Precondition = Arc::new(move |file| {
+            if file.revision == revision && !file.has_expired(now) {
+                Ok(())
+            } else {
+                Err(Error::not_found())
+            }
+        });
+        let plan = Plan {
+            events: vec![self.event(&caller, action, seen.id, detail)],
+            tenant: caller.tenant,
+            ids: vec![seen.id],
+            permanent,
+            precondition: as_seen,
+            now,
+            delete_at: now.plus(self.rules.reaper_delay),
+        };
+        Ok(self.file_remove_planned(plan).await? == [Removal::Removed])
     }
 
     async fn file_remove_planned(&self, plan: Plan) -> Result<Vec<Removal>> {
@@ -212,6 +247,10 @@ impl Plan {
             let Some(file) = tx.file_lock(&self.tenant, id).await? else {
                 continue;
             };
+            if let Some(hold) = Hold::of(&file, self.now) {
+                outcomes[index] = Removal::Held(hold);
+                continue;
+            }
             match (self.precondition)(&file) {
                 Ok(()) => {}
                 Err(error) if error.kind() == Kind::NotFound => continue,

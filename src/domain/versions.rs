@@ -18,7 +18,7 @@ use super::files::{
     Content, File, NewFile, Precondition, Sniff, in_trash, lease_ran_out, matches_declared,
 };
 use super::removal::Released;
-use super::{Caller, Domain, quota};
+use super::{Caller, Domain, holds, quota};
 
 /// What a caller says of a file's new bytes.
 #[derive(Clone, Debug, Default)]
@@ -91,7 +91,8 @@ impl Domain {
     /// Must run to its end: a caller that may be dropped spawns it.
     ///
     /// # Errors
-    /// `NotFound`; `Gone` in the trash; what `precondition` answers, before the bytes and after them.
+    /// `NotFound`; `Gone` in the trash; `Conflict` for what is held, and what `precondition` answers, before
+    /// the bytes and after them.
     pub async fn file_replace<S>(
         &self,
         caller: &Caller,
@@ -106,7 +107,7 @@ impl Domain {
     {
         let file = self.file_get(&caller.tenant, id).await?;
         let file = file.ok_or_else(Error::not_found)?;
-        may_replace(&file, &precondition)?;
+        may_replace(&file, &precondition, self.clock.now())?;
         self.file_check(&NewFile {
             content_type: new.content_type.clone(),
             size: new.size,
@@ -160,7 +161,7 @@ impl Domain {
                         let file = file
                             .filter(|file| !file.has_expired(now))
                             .ok_or_else(Error::not_found)?;
-                        may_replace(&file, precondition)?;
+                        may_replace(&file, precondition, now)?;
                         let reserved = tx
                             .object_publish(
                                 current.object_id,
@@ -196,7 +197,8 @@ impl Domain {
     /// Makes an earlier content the current one again, as a new version. The current one stays as it is.
     ///
     /// # Errors
-    /// `NotFound` for the file and for the version; `Conflict` in the trash; `QuotaExceeded`.
+    /// `NotFound` for the file and for the version; `Conflict` in the trash and for what is held;
+    /// `QuotaExceeded`.
     pub async fn version_restore(&self, caller: &Caller, id: FileId, version: i64) -> Result<File> {
         let now = self.clock.now();
         let detail = json!({"restored_version": version});
@@ -217,6 +219,7 @@ impl Domain {
                     if file.version == version {
                         return Ok(file);
                     }
+                    holds::may_go(&file, now)?;
                     let found = tx.version_get(&event.tenant, id, version).await?;
                     let found = found.ok_or_else(Error::not_found)?;
                     let retained = tx.object_retain(found.object_id).await?;
@@ -289,7 +292,7 @@ impl Domain {
         Ok(found.map(|version| (file, Content::from(&version))))
     }
 
-    /// Removes versions that were replaced too long ago.
+    /// Removes versions that were replaced too long ago, but for those of files that are held.
     pub(super) async fn version_sweep(&self) -> Result<()> {
         const BATCH: u32 = 100;
         let Some(age) = self.rules.versions_max_age else {
@@ -300,7 +303,7 @@ impl Domain {
             let mut reader = self.metadata.reader().await?;
             let due = reader
                 .conn()
-                .version_replaced_before(now.minus(age), BATCH)
+                .version_replaced_before(now.minus(age), now, BATCH)
                 .await?;
             drop(reader);
             if due.is_empty() {
@@ -312,7 +315,10 @@ impl Domain {
                     .write(tenant, move |tx, tenant| {
                         async move {
                             // As everybody does who takes one away.
-                            tx.file_lock(tenant, id).await?;
+                            let file = tx.file_lock(tenant, id).await?;
+                            if file.is_none_or(|file| file.is_held(now)) {
+                                return Ok(());
+                            }
                             let mut released = Released::default();
                             if let Some((object, size)) =
                                 tx.version_delete(tenant, id, version).await?
@@ -337,10 +343,11 @@ impl Domain {
     }
 }
 
-fn may_replace(file: &File, precondition: &Precondition) -> Result<()> {
+fn may_replace(file: &File, precondition: &Precondition, now: Timestamp) -> Result<()> {
     if file.trashed_at.is_some() {
         return Err(Error::new(Kind::Gone, "The file is in the trash."));
     }
+    holds::may_go(file, now)?;
     precondition(file)
 }
 

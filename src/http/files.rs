@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use crate::app::App;
+use crate::auth::Scope;
 use crate::domain::changes::{FileCopy, FilePatch, MetadataPatch};
 use crate::domain::files::{Content, File, Precondition};
 use crate::domain::removal::Removal;
@@ -18,7 +19,7 @@ use crate::id::FileId;
 use super::conditional::{self, Outcome, Validators};
 use super::content::content_tag;
 use super::extract::{self, Acting, PathId, Query};
-use super::guard::Who;
+use super::guard::{Who, lacks};
 use super::{media_type, once, problem, types};
 
 /// Files in one `batch-delete`.
@@ -73,7 +74,7 @@ pub(super) async fn get(
 /// Change a file's properties
 ///
 /// A JSON Merge Patch (RFC 7396): what is absent stays, null removes. A patch that changes nothing
-/// makes no new revision.
+/// makes no new revision. To lift a hold, or have it end sooner, takes the scope `admin` as well.
 #[utoipa::path(
     patch, path = "/v1/files/{id}", tag = "files",
     params(
@@ -89,6 +90,7 @@ pub(super) async fn get(
 )]
 pub(super) async fn patch(
     State(app): State<App>,
+    Who(principal): Who,
     Acting(caller): Acting,
     PathId(id): PathId,
     request: Request,
@@ -97,13 +99,28 @@ pub(super) async fn patch(
     let (head, body) = request.into_parts();
     let allowed = ["application/merge-patch+json", "application/json"];
     let body = extract::json_bytes(&app, &head.headers, body, &allowed).await?;
-    let patch = read_patch(extract::json_object(&body)?)?;
+    let patch = FilePatch {
+        may_lift: principal.scopes.contains(&Scope::Admin),
+        ..read_patch(extract::json_object(&body)?)?
+    };
     let precondition = revision_is(head.headers);
-    let file = app
+    let patched = app
         .domain
         .file_patch(&caller, id, patch, precondition)
-        .await?;
-    Ok(with_revision(file))
+        .await;
+    if let Err(error) = &patched
+        && error.kind() == Kind::Forbidden
+    {
+        let route = "/v1/files/{id}";
+        return Err(lacks(
+            &app.domain,
+            &caller,
+            route,
+            &Method::PATCH,
+            Scope::Admin,
+        ));
+    }
+    Ok(with_revision(patched?))
 }
 
 /// Take a file out of the trash
@@ -224,8 +241,12 @@ pub(super) async fn batch_delete(
         .ids
         .into_iter()
         .map(|id| {
-            let removed = id.parse::<FileId>().is_ok() && removals.next() == Some(Removal::Removed);
-            let fault = (!removed).then_some(Kind::NotFound);
+            let removed = id.parse::<FileId>().ok().and_then(|_| removals.next());
+            let fault = match removed.unwrap_or(Removal::Absent) {
+                Removal::Removed => None,
+                Removal::Absent => Some(Kind::NotFound),
+                Removal::Held(_) => Some(Kind::Conflict),
+            };
             types::Deleted {
                 id,
                 status: fault.map_or(StatusCode::NO_CONTENT.as_u16(), problem::status),
@@ -238,23 +259,23 @@ pub(super) async fn batch_delete(
 
 fn read_patch(patch: types::FilePatch) -> Result<FilePatch> {
     let mut invalid = Vec::new();
-    let mut required = |pointer: &str, value: Option<Option<String>>| {
-        if value == Some(None) {
+    let mut required = |pointer: &str, is_null: bool| {
+        if is_null {
             invalid.push(Invalid {
                 pointer: pointer.to_owned(),
                 detail: "can't be removed".to_owned(),
             });
         }
-        value.flatten()
     };
-    let name = required("/name", patch.name);
-    let content_type = required("/content_type", patch.content_type);
+    required("/name", patch.name == Some(None));
+    required("/content_type", patch.content_type == Some(None));
+    required("/legal_hold", patch.legal_hold == Some(None));
     if !invalid.is_empty() {
         return Err(Error::invalid_many(invalid));
     }
     Ok(FilePatch {
-        name,
-        content_type: match content_type {
+        name: patch.name.flatten(),
+        content_type: match patch.content_type.flatten() {
             Some(text) => Some(media_type::parse(&text)?),
             None => None,
         },
@@ -263,6 +284,9 @@ fn read_patch(patch: types::FilePatch) -> Result<FilePatch> {
             None => MetadataPatch::Clear,
         }),
         expires_at: patch.expires_at,
+        retention_until: patch.retention_until,
+        legal_hold: patch.legal_hold.flatten(),
+        may_lift: false,
     })
 }
 

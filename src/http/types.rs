@@ -48,6 +48,11 @@ pub struct File {
     pub trashed_at: Option<Timestamp>,
     /// The subject of the token that it was uploaded with.
     pub created_by: String,
+    /// Until then it can be neither deleted nor replaced.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub retention_until: Option<Timestamp>,
+    /// Whether it can be neither deleted nor replaced until that is lifted.
+    pub legal_hold: bool,
 }
 
 impl From<files::File> for File {
@@ -66,6 +71,8 @@ impl From<files::File> for File {
             expires_at: file.expires_at,
             trashed_at: file.trashed_at,
             created_by: file.created_by,
+            retention_until: file.retention_until,
+            legal_hold: file.legal_hold,
         }
     }
 }
@@ -100,6 +107,14 @@ pub struct FilePatch {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Option<Timestamp>>,
+    /// Must lie in the future; null: not at all. While one is in force, only `admin` has it end sooner.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub retention_until: Option<Option<Timestamp>>,
+    /// Only `admin` sets it back to false.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = bool, required = false)]
+    pub legal_hold: Option<Option<bool>>,
 }
 
 /// What is different in a copy. What is absent is as in the source.
@@ -288,7 +303,7 @@ pub struct BatchDeleted {
 #[derive(Serialize, ToSchema)]
 pub struct Deleted {
     pub id: String,
-    /// 204: it is deleted; 404: there was none.
+    /// 204: it is deleted; 404: there was none; 409: it is held.
     #[schema(example = 204)]
     pub status: u16,
     /// The problem's type, where there is one.
@@ -511,6 +526,13 @@ pub struct Properties {
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
+    /// Until when it can be neither deleted nor replaced. Must lie in the future.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub retention_until: Option<Timestamp>,
+    /// `true`: it can be neither deleted nor replaced until that is lifted.
+    #[serde(default)]
+    pub legal_hold: Option<bool>,
     /// What the bytes must hash to, in hexadecimal digits.
     #[serde(default)]
     pub sha256: Option<String>,

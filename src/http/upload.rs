@@ -45,9 +45,11 @@ const ROUTE: &str = "uploadFile";
 #[utoipa::path(
     post, path = "/v1/files", tag = "files",
     params(
-        ("name" = Option<String>, Query, description = "The file's name; `unnamed` by default (raw body only, like the next three)"),
+        ("name" = Option<String>, Query, description = "The file's name; `unnamed` by default (raw body only, like the next five)"),
         ("metadata" = Option<String>, Query, description = "A JSON object"),
         ("expires_at" = Option<String>, Query, description = "When it is removed by itself (RFC 3339)"),
+        ("retention_until" = Option<String>, Query, description = "Until when it can be neither deleted nor replaced (RFC 3339)"),
+        ("legal_hold" = Option<bool>, Query, description = "`true`: it can be neither deleted nor replaced until that is lifted"),
         ("sha256" = Option<String>, Query, description = "What the bytes must hash to, in hexadecimal digits"),
         ("Repr-Digest" = Option<String>, Header, description = "The same as `sha-256=:BASE64:` (RFC 9530); `Content-Digest` is taken too"),
         ("Idempotency-Key" = Option<String>, Header, description = "The caller's own: an equal request within 24 hours is answered as this one was"),
@@ -199,20 +201,34 @@ fn declared_type(headers: &HeaderMap) -> Option<&str> {
 }
 
 async fn of_raw(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result<File> {
-    let mut query = Query::read(&head.uri, &["name", "metadata", "expires_at", "sha256"])?;
+    let mut query = Query::read(
+        &head.uri,
+        &[
+            "name",
+            "metadata",
+            "expires_at",
+            "retention_until",
+            "legal_hold",
+            "sha256",
+        ],
+    )?;
     let name = query.take("name");
     let metadata = match query.take("metadata") {
         Some(text) => extract::json_object::<Option<Metadata>>(text.as_bytes())
             .map_err(|_| Error::invalid("/metadata", "must be a JSON object"))?,
         None => None,
     };
-    let expires_at = query.parse("expires_at", "a time in RFC 3339", Timestamp::parse)?;
+    let mut time = |name: &str| query.parse(name, "a time in RFC 3339", Timestamp::parse);
+    let (expires_at, retention_until) = (time("expires_at")?, time("retention_until")?);
+    let legal_hold = query.flag("legal_hold")?;
     let sha256 = digest::declared(&head.headers, query.take("sha256").as_deref())?;
     let new = NewFile {
         name,
         content_type: content_type(declared_type(&head.headers))?,
         metadata: metadata.unwrap_or_default(),
         expires_at,
+        retention_until,
+        legal_hold,
         sha256,
         size: extract::content_length(&head.headers),
     };
@@ -237,7 +253,7 @@ async fn of_form(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result
     Query::read(&head.uri, &[]).map_err(|_| {
         Error::invalid(
             "/properties",
-            "a form has its file's name, metadata, expires_at and sha256 in its part `properties`, not in the query",
+            "a form has what is said of its file in its part `properties`, not in the query",
         )
     })?;
     let source = extract::byte_stream(body, &app.config.limits);
@@ -264,6 +280,8 @@ async fn of_form(app: &App, caller: &Caller, head: &Parts, body: Body) -> Result
         content_type: content_type(properties.content_type.as_deref().or(declared))?,
         metadata: properties.metadata.unwrap_or_default(),
         expires_at: properties.expires_at,
+        retention_until: properties.retention_until,
+        legal_hold: properties.legal_hold.unwrap_or(false),
         sha256,
         size: None,
     };

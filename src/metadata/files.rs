@@ -38,6 +38,13 @@ pub struct File {
     /// When the content came and who sent it; None: with the file.
     pub content_at: Option<Timestamp>,
     pub content_by: Option<String>,
+    /// Until then it can be neither deleted nor replaced. (Both are missing in what an earlier version kept
+    /// as the answer to a request.)
+    #[serde(default)]
+    pub retention_until: Option<Timestamp>,
+    /// The same until the hold is lifted.
+    #[serde(default)]
+    pub legal_hold: bool,
 }
 
 impl File {
@@ -47,8 +54,14 @@ impl File {
         self.updated_at = now;
     }
 
+    /// What is held does not expire before the hold ends.
     pub fn has_expired(&self, now: Timestamp) -> bool {
-        self.expires_at.is_some_and(|at| at <= now)
+        self.expires_at.is_some_and(|at| at <= now) && !self.is_held(now)
+    }
+
+    /// Whether it must stay as it is: neither deleted nor replaced.
+    pub fn is_held(&self, now: Timestamp) -> bool {
+        self.legal_hold || self.retention_until.is_some_and(|until| until > now)
     }
 }
 
@@ -71,6 +84,8 @@ pub(super) struct Row {
     created_by: String,
     content_at: Option<Timestamp>,
     content_by: Option<String>,
+    retention_until: Option<Timestamp>,
+    legal_hold: bool,
 }
 
 /// The columns of a [`Row`], each behind the table's name where one is given.
@@ -82,6 +97,7 @@ macro_rules! columns {
         $crate::metadata::files::columns!(
             $table: id tenant name content_type size sha256 metadata version revision object_id
             created_at updated_at expires_at trashed_at created_by content_at content_by
+            retention_until legal_hold
         )
     };
     ($table:literal: $first:ident $($other:ident)+) => {
@@ -90,6 +106,13 @@ macro_rules! columns {
 }
 pub(super) use columns;
 
+/// When a file expires that has no legal hold: as the index `files_due` has it.
+macro_rules! due {
+    () => {
+        "CASE WHEN retention_until > expires_at THEN retention_until ELSE expires_at END"
+    };
+}
+
 impl Conn<'_> {
     pub async fn file_insert(&mut self, file: &File) -> Result<()> {
         run!(
@@ -97,7 +120,7 @@ impl Conn<'_> {
             concat!(
                 "INSERT INTO files (",
                 columns!(),
-                ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+                ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
             ),
             [
                 file.id,
@@ -116,7 +139,9 @@ impl Conn<'_> {
                 file.trashed_at,
                 &file.created_by,
                 file.content_at,
-                &file.content_by
+                &file.content_by,
+                file.retention_until,
+                file.legal_hold
             ]
         );
         Ok(())
@@ -198,7 +223,8 @@ impl Conn<'_> {
             self,
             "UPDATE files SET name = $3, content_type = $4, size = $5, sha256 = $6, metadata = $7,
                     version = $8, revision = $9, object_id = $10, updated_at = $11, expires_at = $12,
-                    trashed_at = $13, content_at = $14, content_by = $15
+                    trashed_at = $13, content_at = $14, content_by = $15, retention_until = $16,
+                    legal_hold = $17
              WHERE tenant = $1 AND id = $2",
             [
                 &file.tenant,
@@ -215,7 +241,9 @@ impl Conn<'_> {
                 file.expires_at,
                 file.trashed_at,
                 file.content_at,
-                &file.content_by
+                &file.content_by,
+                file.retention_until,
+                file.legal_hold
             ],
             move || not_there(id)
         );
@@ -248,18 +276,24 @@ impl Conn<'_> {
         }))
     }
 
-    /// Files whose time has come, the longest overdue first.
+    /// Files whose time has come and that nothing holds, the longest overdue first.
     pub async fn file_expired(
         &mut self,
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<(Tenant, FileId)>> {
         Ok(on!(self, |c| {
-            sqlx::query_as("SELECT tenant, id FROM files WHERE expires_at IS NOT NULL AND expires_at <= $1 ORDER BY expires_at LIMIT $2")
-                .bind(now)
-                .bind(i64::from(limit))
-                .fetch_all(c)
-                .await?
+            sqlx::query_as(concat!(
+                "SELECT tenant, id FROM files WHERE expires_at IS NOT NULL AND NOT legal_hold AND ",
+                due!(),
+                " <= $1 ORDER BY ",
+                due!(),
+                " LIMIT $2"
+            ))
+            .bind(now)
+            .bind(i64::from(limit))
+            .fetch_all(c)
+            .await?
         }))
     }
 
@@ -349,6 +383,8 @@ impl TryFrom<Row> for File {
             created_by: row.created_by,
             content_at: row.content_at,
             content_by: row.content_by,
+            retention_until: row.retention_until,
+            legal_hold: row.legal_hold,
         })
     }
 }

@@ -63,7 +63,7 @@ pub struct Filter {
     pub tenant: Tenant,
     /// Only the trash, or only what is not in it.
     pub trashed: bool,
-    /// What has expired by then is left out, though it may not be removed yet.
+    /// What has expired by then is left out, though it may not be removed yet. What is held does not expire.
     pub now: Timestamp,
     /// The first bytes of the name.
     pub prefix: Option<String>,
@@ -78,6 +78,8 @@ pub struct Filter {
     pub created_after: Option<Timestamp>,
     /// Exclusive.
     pub created_before: Option<Timestamp>,
+    /// Exclusive.
+    pub updated_before: Option<Timestamp>,
     pub sha256: Option<[u8; 32]>,
 }
 
@@ -96,6 +98,7 @@ impl Filter {
             max_size: None,
             created_after: None,
             created_before: None,
+            updated_before: None,
             sha256: None,
         }
     }
@@ -115,6 +118,7 @@ impl Filter {
             max_size,
             created_after,
             created_before,
+            updated_before,
             sha256,
         } = self;
         prefix.is_none()
@@ -125,6 +129,7 @@ impl Filter {
             && max_size.is_none()
             && created_after.is_none()
             && created_before.is_none()
+            && updated_before.is_none()
             && sha256.is_none()
     }
 }
@@ -395,6 +400,9 @@ fn behind_start(filter: &Filter, page: &Page) -> (Filter, Ends) {
         (SortKey::Time(at), SortBy::CreatedAt, true) => {
             left.created_before = left.created_before.filter(|end| at >= end);
         }
+        (SortKey::Time(at), SortBy::UpdatedAt, true) => {
+            left.updated_before = left.updated_before.filter(|end| at >= end);
+        }
         (SortKey::Size(size), SortBy::Size, false) => {
             left.min_size = left.min_size.filter(|min| size < min);
         }
@@ -431,6 +439,8 @@ where
         " AND f.trashed_at IS NULL"
     });
     query.push(" AND (f.expires_at IS NULL OR f.expires_at > ");
+    query.push_bind(filter.now);
+    query.push(" OR f.legal_hold OR f.retention_until > ");
     query.push_bind(filter.now).push(")");
     if let Some(prefix) = filter.prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
         push_beginning(query, "f.name", prefix, names);
@@ -459,6 +469,9 @@ where
     }
     if let Some(at) = filter.created_before {
         query.push(" AND f.created_at < ").push_bind(at);
+    }
+    if let Some(at) = filter.updated_before {
+        query.push(" AND f.updated_at < ").push_bind(at);
     }
     if let Some(sha256) = filter.sha256 {
         query.push(" AND f.sha256 = ").push_bind(sha256.to_vec());

@@ -221,6 +221,17 @@ impl Conn<'_> {
         }))
     }
 
+    /// The next tenant by name that has, or had, a file; of all where `tenant` is none.
+    pub async fn usage_tenant_behind(&mut self, tenant: Option<&Tenant>) -> Result<Option<Tenant>> {
+        let behind = tenant.map_or("", Tenant::as_str);
+        Ok(on!(self, |c| {
+            sqlx::query_scalar("SELECT MIN(tenant) FROM usage WHERE tenant > $1")
+                .bind(behind)
+                .fetch_one(c)
+                .await?
+        }))
+    }
+
     /// The tenants whose recorded usage is not what there is. Reads every row, at one moment: on a
     /// reader's connection, so that no writer waits.
     pub async fn usage_drifts(&mut self) -> Result<Vec<Drift>> {

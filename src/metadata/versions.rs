@@ -163,18 +163,22 @@ impl Conn<'_> {
             .transpose()
     }
 
-    /// Versions that were replaced by `before`, the oldest first.
+    /// Versions that were replaced by `before`, of files that nothing holds, the oldest first.
     pub async fn version_replaced_before(
         &mut self,
         before: Timestamp,
+        now: Timestamp,
         limit: u32,
     ) -> Result<Vec<(Tenant, FileId, i64)>> {
         Ok(on!(self, |c| {
             sqlx::query_as(
-                "SELECT tenant, file_id, version FROM versions WHERE replaced_at <= $1
-                 ORDER BY replaced_at LIMIT $2",
+                "SELECT v.tenant, v.file_id, v.version FROM versions v JOIN files f ON f.id = v.file_id
+                 WHERE v.replaced_at <= $1
+                   AND NOT f.legal_hold AND (f.retention_until IS NULL OR f.retention_until <= $2)
+                 ORDER BY v.replaced_at LIMIT $3",
             )
             .bind(before)
+            .bind(now)
             .bind(i64::from(limit))
             .fetch_all(c)
             .await?

@@ -62,6 +62,14 @@ impl Root {
         format!("{}/", self.base)
     }
 
+    /// For what is one in a bucket, whoever else has a part of it: `{environment}/{prefix}`.
+    pub fn owner(&self) -> String {
+        match self.base.rsplit_once('/') {
+            None => self.base.clone(),
+            Some((prefix, environment)) => format!("{environment}/{prefix}"),
+        }
+    }
+
     pub fn marker(&self) -> String {
         format!("{}/{MARKER}", self.base)
     }

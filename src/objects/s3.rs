@@ -29,6 +29,7 @@ use crate::faults::Faults;
 use crate::metrics::Store;
 
 mod calls;
+mod lifecycle;
 mod listing;
 mod measured;
 mod multipart;

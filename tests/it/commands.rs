@@ -17,6 +17,7 @@ use crate::harness::database::{Database, Kind};
 use crate::harness::service::s3_variables;
 
 mod doctor;
+mod lifecycle;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 

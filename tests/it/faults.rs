@@ -13,6 +13,7 @@ mod doctor;
 mod generation;
 mod imports;
 mod late;
+mod lifecycle;
 mod links;
 mod model;
 mod races;

@@ -5,6 +5,7 @@ pub mod client;
 pub mod connection;
 pub mod content;
 pub mod database;
+pub mod front;
 pub mod inside;
 pub mod issuer;
 pub mod origin;

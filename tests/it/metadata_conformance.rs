@@ -200,6 +200,8 @@ impl Fixture {
             created_by: "somebody".to_owned(),
             content_at: None,
             content_by: None,
+            retention_until: None,
+            legal_hold: false,
         }
     }
 

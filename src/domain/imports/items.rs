@@ -315,6 +315,8 @@ impl Domain {
             created_by: work.caller.subject.clone(),
             content_at: None,
             content_by: None,
+            retention_until: None,
+            legal_hold: false,
         };
         let detail = json!({"import": item.held.import, "item": item.held.number});
         let event = self.event(&work.caller, "file.created", file.id, detail);

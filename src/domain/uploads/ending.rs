@@ -110,6 +110,8 @@ impl Domain {
             created_by: upload.created_by.clone(),
             content_at: None,
             content_by: None,
+            retention_until: None,
+            legal_hold: false,
         };
         let detail = json!({"upload": upload.id});
         let event = self.event(caller, "file.created", file.id, detail);

@@ -35,13 +35,17 @@ pub(super) struct Packed(
     String,
     Option<i64>,
     Option<String>,
+    Option<i64>,
+    // A truth value is a number here.
+    i64,
 );
 
 /// SQL for one file's array. The tenant is known to who asks.
 macro_rules! file_array {
     () => {
         "json_array(hex(id), name, content_type, size, nullif(hex(sha256), ''), metadata, version, revision,
-            hex(object_id), created_at, updated_at, expires_at, trashed_at, created_by, content_at, content_by)"
+            hex(object_id), created_at, updated_at, expires_at, trashed_at, created_by, content_at, content_by,
+            retention_until, legal_hold)"
     };
 }
 
@@ -101,6 +105,8 @@ impl Packed {
             created_by: self.13,
             content_at: self.14.map(Timestamp::from_micros),
             content_by: self.15,
+            retention_until: self.16.map(Timestamp::from_micros),
+            legal_hold: self.17 != 0,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! What is in the bucket, by hand over the signer of `object_store`: that has no list of multipart
+//! What is in the bucket, by hand: `object_store` has no list of multipart
 //! uploads, and its list of objects ends at the first key that its own `Path` can't hold (`a//b`),
 //! which anybody else who writes to the bucket could put there.
 

@@ -128,12 +128,24 @@ impl S3 {
         query: &[(&str, &str)],
         headers: HeaderMap,
     ) -> Result<Answer> {
+        self.repeat(method, key, query, headers, Bytes::new()).await
+    }
+
+    /// The same of a request that may be made twice, with a body.
+    pub(super) async fn repeat(
+        &self,
+        method: Method,
+        key: &str,
+        query: &[(&str, &str)],
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer> {
         in_time(async {
             let mut tries = 0;
             loop {
                 tries += 1;
                 let asked = self
-                    .ask(method.clone(), key, query, headers.clone(), Bytes::new())
+                    .ask(method.clone(), key, query, headers.clone(), body.clone())
                     .await;
                 let error = match asked {
                     Ok(answer) if answer.status.is_success() || answer.is_absence() => {

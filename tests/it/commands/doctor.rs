@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use axum::body::{Body, to_bytes};
+use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::{Place, SECRET};
+use crate::harness::front::pass_on;
 use crate::harness::service::s3_variables;
 
 /// One line of the report.
@@ -200,7 +201,7 @@ fn outside_development_a_secret_is_asked_for() {
 }
 
 /// The variables of an S3 of this test's own, with some replaced.
-fn on_s3<'a>(
+pub(super) fn on_s3<'a>(
     s3: &'a [(String, String)],
     replaced: &[(&'a str, &'a str)],
 ) -> Vec<(&'a str, &'a str)> {
@@ -296,18 +297,8 @@ async fn forwarded(
     {
         return ([("etag", "\"written-over\"")], "").into_response();
     }
-    // With the Host that was signed.
-    let answer = client
-        .request(head.method, format!("{store}{path}"))
-        .headers(head.headers)
-        .body(body)
-        .send()
-        .await
-        .unwrap();
-    let mut response = Response::builder().status(answer.status());
-    let headers = response.headers_mut().unwrap();
-    headers.extend(answer.headers().clone());
-    headers.remove("transfer-encoding");
+    let mut response = pass_on(store, client, head, body).await;
+    let headers = response.headers_mut();
     match odd {
         Odd::NoConditions => {}
         Odd::Late => {
@@ -320,8 +311,6 @@ async fn forwarded(
         }
     }
     response
-        .body(Body::from_stream(answer.bytes_stream()))
-        .unwrap()
 }
 
 /// What doctor says of a store that is odd. None where there is no S3.

@@ -48,6 +48,11 @@ pub enum Deed {
         id: FileId,
         version: i64,
     },
+    /// Sets a legal hold, or lifts it.
+    Hold {
+        id: FileId,
+        on: bool,
+    },
 }
 
 impl Deed {
@@ -94,6 +99,14 @@ impl Deed {
             Self::RestoreVersion { id, version } => {
                 domain.version_restore(caller, id, version).await?;
             }
+            Self::Hold { id, on } => {
+                let patch = FilePatch {
+                    legal_hold: Some(on),
+                    may_lift: true,
+                    ..FilePatch::default()
+                };
+                domain.file_patch(caller, id, patch, anyone()).await?;
+            }
         }
         Ok(())
     }
@@ -114,6 +127,7 @@ impl Deed {
                 if seen.trashed {
                     return Err(Kind::Gone);
                 }
+                seen.may_go()?;
                 seen.becomes(|version| Held::new(version, bytes));
             }
             Self::Rename { id, name } => {
@@ -131,6 +145,7 @@ impl Deed {
                 }
                 let copy = Seen {
                     id: None,
+                    held: false,
                     revision: 1,
                     contents: vec![Held {
                         version: 1,
@@ -143,6 +158,7 @@ impl Deed {
             }
             Self::Trash { id } => {
                 let seen = view.by_id(*id)?;
+                seen.may_go()?;
                 if !std::mem::replace(&mut seen.trashed, true) {
                     seen.happens("file.trashed");
                 }
@@ -153,11 +169,16 @@ impl Deed {
                     seen.happens("file.restored");
                 }
             }
-            Self::Delete { id } => view.remove_by_id(*id)?,
+            Self::Delete { id } => {
+                view.by_id(*id)?.may_go()?;
+                view.remove_by_id(*id)?;
+            }
             Self::DeleteMany { ids } => {
                 for id in ids {
-                    // Who is not there counts as absent.
-                    let _ = view.remove_by_id(*id);
+                    // What is not there counts as absent, and what is held stays.
+                    if view.by_id(*id).is_ok_and(|seen| !seen.held) {
+                        view.remove_by_id(*id)?;
+                    }
                 }
             }
             Self::RestoreVersion { id, version } => {
@@ -168,9 +189,19 @@ impl Deed {
                 if seen.contents[0].version == *version {
                     return Ok(());
                 }
+                seen.may_go()?;
                 let found = seen.contents.iter().find(|held| held.version == *version);
                 let found = found.ok_or(Kind::NotFound)?.clone();
                 seen.becomes(|version| Held { version, ..found });
+            }
+            Self::Hold { id, on } => {
+                let seen = view.by_id(*id)?;
+                if seen.trashed {
+                    return Err(Kind::Conflict);
+                }
+                if std::mem::replace(&mut seen.held, *on) != *on {
+                    seen.happens("file.updated");
+                }
             }
         }
         Ok(())
@@ -178,6 +209,14 @@ impl Deed {
 }
 
 impl Seen {
+    fn may_go(&self) -> Result<(), Kind> {
+        if self.held {
+            Err(Kind::Conflict)
+        } else {
+            Ok(())
+        }
+    }
+
     fn becomes(&mut self, held: impl FnOnce(i64) -> Held) {
         let held = held(self.contents[0].version + 1);
         self.contents.insert(0, held);

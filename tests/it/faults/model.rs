@@ -101,7 +101,7 @@ impl Walk {
             return Deed::Upload { name, bytes };
         }
         let (id, oldest) = known[self.rng.random_range(0..known.len())];
-        match self.rng.random_range(0..14) {
+        match self.rng.random_range(0..16) {
             0 | 1 => Deed::Upload { name, bytes },
             2 => Deed::UploadOnce { name, bytes },
             3 | 4 => Deed::Replace { id, bytes },
@@ -113,6 +113,9 @@ impl Walk {
             11 => Deed::DeleteMany {
                 ids: known.iter().map(|(id, _)| *id).take(3).collect(),
             },
+            // Twice as often: what is held all the time is little of a walk.
+            12 => Deed::Hold { id, on: true },
+            13 | 14 => Deed::Hold { id, on: false },
             _ => {
                 let version = oldest + self.rng.random_range(0..3);
                 Deed::RestoreVersion { id, version }

@@ -160,8 +160,8 @@ impl Operation for DeleteOfMoreThanABatch {
 
 struct Sweep;
 
-/// A file that expired, one that was long enough in the trash, a version that is too old, and a
-/// request that is forgotten.
+/// A file that expired, one that did not because it is held, one that was long enough in the trash, a version
+/// that is too old, and a request that is forgotten.
 impl Operation for Sweep {
     const NAME: &'static str = "sweep";
     const VARIABLES: &'static [(&'static str, &'static str)] =
@@ -185,6 +185,12 @@ impl Operation for Sweep {
         upload_as(calm, caller, expires, b"expires", once("k"))
             .await
             .unwrap();
+        let held = NewFile {
+            expires_at: Some(site.clock.now().plus(DAY)),
+            legal_hold: true,
+            ..named("held")
+        };
+        upload_as(calm, caller, held, b"held", None).await.unwrap();
         site.clock.advance(DAY * 10);
         let young = upload(calm, caller, "young", b"young").await;
         replace_content(calm, caller, &young, b"younger")

@@ -38,6 +38,8 @@ pub struct Seen {
     pub revision: i64,
     pub trashed: bool,
     pub expires_at: Option<Timestamp>,
+    /// By a legal hold.
+    pub held: bool,
     /// The current one first.
     pub contents: Vec<Held>,
     /// The actions of its events, sorted: many happen at the same time here.
@@ -73,6 +75,7 @@ impl Seen {
             revision: 1,
             trashed: false,
             expires_at: None,
+            held: false,
             contents: vec![Held::new(1, bytes)],
             happened: vec!["file.created".to_owned()],
         }
@@ -198,6 +201,7 @@ async fn seen(domain: &Domain, file: File, known: bool) -> Seen {
         revision: file.revision,
         trashed: file.trashed_at.is_some(),
         expires_at: file.expires_at,
+        held: file.legal_hold,
         contents,
     }
 }

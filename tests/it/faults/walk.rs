@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::Instant;
 
+use box_service::domain::changes::FilePatch;
 use box_service::domain::{Caller, Domain};
 use box_service::error::{Error, Kind, Result};
 use box_service::faults::{Fault, Walked};
@@ -11,6 +12,7 @@ use box_service::faults::{Fault, Walked};
 use crate::harness::service::Pair;
 
 use super::site::{LEASE, Process, Site};
+use super::uploads::anyone;
 use super::view::{View, list};
 
 /// What a client, or the service itself, does.
@@ -286,7 +288,19 @@ async fn list_ids(
     ids
 }
 
+/// What is held too, and would be expired without.
 pub async fn remove_all(domain: &Domain, caller: &Caller) {
+    let files = list(domain, &caller.tenant, false).await;
+    for file in files.iter().filter(|file| file.legal_hold) {
+        let release = FilePatch {
+            legal_hold: Some(false),
+            expires_at: Some(None),
+            may_lift: true,
+            ..FilePatch::default()
+        };
+        let released = domain.file_patch(caller, file.id, release, anyone());
+        released.await.unwrap();
+    }
     let ids: Vec<_> = list_ids(domain, caller).await.into_iter().collect();
     domain.file_delete_many(caller, &ids, true).await.unwrap();
 }

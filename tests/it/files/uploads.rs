@@ -54,6 +54,8 @@ async fn an_upload_answers_with_the_whole_file(service: &Service) {
             "expires_at": "2026-03-01T00:00:00.500000Z",
             "trashed_at": null,
             "created_by": "tester",
+            "retention_until": null,
+            "legal_hold": false,
         })
     );
     assert_eq!(answer.header("content-type"), "application/json");

@@ -19,6 +19,7 @@ conformance!(
     a_name_is_found_byte_for_byte,
     sizes_are_bounded_inclusively,
     times_are_bounded_from_and_before,
+    a_last_change_is_bounded_in_every_order,
     a_digest_is_found,
     each_filter_works_alone,
     filters_work_together_in_every_order,
@@ -237,6 +238,32 @@ async fn times_are_bounded_from_and_before(fixture: Fixture) {
         };
         let wanted: Vec<Timestamp> = times.into_iter().filter(within).collect();
         assert_eq!(found, wanted, "{after:?} to {before:?}");
+    }
+}
+
+async fn a_last_change_is_bounded_in_every_order(fixture: Fixture) {
+    let object = fixture.live().await;
+    let mut files = Vec::new();
+    for number in 1..=12_u128 {
+        let mut file = fixture.file(number, object);
+        file.updated_at = at([30, 20, 10][number as usize % 3]);
+        file.size = number as u64 % 5;
+        files.push(file);
+    }
+    fixture.insert_all(&files).await;
+    files.retain(|file| file.updated_at < at(30));
+    let filter = Filter {
+        updated_before: Some(at(30)),
+        ..filter(&fixture)
+    };
+    for by in SORTS {
+        for descending in [false, true] {
+            let sort = Sort { by, descending };
+            // Of one at a time, so that each page begins somewhere else.
+            let mut found = walk(&fixture, &filter, sort, 1).await;
+            found.sort_by_key(|file| file.id);
+            assert_eq!(found, files, "{sort:?}");
+        }
     }
 }
 

@@ -267,9 +267,10 @@ async fn replaced_versions_are_swept_the_oldest_first(fixture: Fixture) {
         version.created_at = at(-(number as i64));
         fixture.insert_version(&version).await;
     }
-    let due = async |before, limit| -> Vec<u128> {
+    let due = async |before, now, limit| -> Vec<u128> {
         let mut reader = fixture.reader().await;
-        let due = reader.conn().version_replaced_before(before, limit).await;
+        let mut conn = reader.conn();
+        let due = conn.version_replaced_before(before, now, limit).await;
         due.unwrap()
             .into_iter()
             .map(|(tenant, file, version)| {
@@ -280,10 +281,22 @@ async fn replaced_versions_are_swept_the_oldest_first(fixture: Fixture) {
             })
             .collect()
     };
-    assert_eq!(due(at(9), 10).await, [5]);
-    assert_eq!(due(at(20), 10).await, [5, 2, 3]);
-    assert_eq!(due(at(99), 2).await, [5, 2]);
-    assert_eq!(due(at(99), 10).await, [5, 2, 3, 4, 1]);
+    assert_eq!(due(at(9), at(99), 10).await, [5]);
+    assert_eq!(due(at(20), at(99), 10).await, [5, 2, 3]);
+    assert_eq!(due(at(99), at(99), 2).await, [5, 2]);
+    assert_eq!(due(at(99), at(99), 10).await, [5, 2, 3, 4, 1]);
+    // Those of files that are held stay, as long as they are.
+    for (number, retention_until, legal_hold) in [(5, Some(at(50)), false), (3, None, true)] {
+        let mut file = fixture.file(number, object);
+        file.tenant = tenant(&format!("tenant{number}"));
+        file.retention_until = retention_until;
+        file.legal_hold = legal_hold;
+        change!(fixture.metadata, file, |tx, file| tx.file_update(file))
+            .await
+            .unwrap();
+    }
+    assert_eq!(due(at(99), at(49), 10).await, [2, 4, 1]);
+    assert_eq!(due(at(99), at(50), 10).await, [5, 2, 4, 1]);
 }
 
 async fn versions_count_as_references(fixture: Fixture) {
