@@ -29,7 +29,7 @@ use keys::{ObjectKey, Root};
 use lifecycle::{BucketPlan, BucketRule};
 
 pub use multipart::{Checked, Completion, Extent, Multipart, PartPage, SignedRequest, StoredPart};
-pub use part_writer::{Allot, Before, PartWriter, ended};
+pub use part_writer::{Allot, Before, PartWriter, SentPart, ended};
 pub use parts::Parts;
 pub use s3::S3Settings;
 

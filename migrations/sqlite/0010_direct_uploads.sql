@@ -4,7 +4,7 @@
 ALTER TABLE uploads ADD COLUMN crc64nvme BLOB;
 
 -- Local store: the parts of an upload, each written by one request to one place of a temporary file.
-CREATE TABLE upload_parts (
+CREATE TABLE direct_parts (
     upload_id  BLOB NOT NULL REFERENCES uploads (id) ON DELETE CASCADE,
     -- From 1 on.
     number     INTEGER NOT NULL,

@@ -91,6 +91,7 @@ pub(super) async fn create(
         expires_at: new.expires_at,
         sha256,
         size: Some(new.size),
+        ..NewFile::default()
     };
     let once = once::read(&head, "createUpload", &[&body])?;
     can_sign(&app)?;

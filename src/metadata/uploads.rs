@@ -401,7 +401,7 @@ impl TryFrom<Row> for Upload {
             sha256: row.sha256.map(digest).transpose()?,
             crc64nvme: row
                 .crc64nvme
-                .map(super::upload_parts::checksum)
+                .map(super::direct_parts::checksum)
                 .transpose()?,
             received: unsigned(row.received)?,
             hash_state: row.hash_state,

@@ -141,6 +141,7 @@ impl Domain {
                     tx.event_insert(event).await?;
                     tx.upload_pieces_abandon(id, now, Abandoned::All).await?;
                     tx.upload_parts_delete(id).await?;
+                    tx.direct_parts_delete(id).await?;
                     upload.state = State::Done;
                     upload.file_id = Some(file.id);
                     upload.received = file.size;
@@ -177,7 +178,7 @@ impl Domain {
         if let Some(multipart) = multipart
             && upload.received > 0
         {
-            return self.upload_complete(held, multipart).await;
+            return self.upload_put_together(held, multipart).await;
         }
         if upload.received > 0 {
             return Err(Error::internal("nobody has written the bytes of an upload"));

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Invalid, Kind, Result};
 use crate::id::{FileId, Tenant, UploadId};
-use crate::metadata::upload_parts::{Part, Written};
+use crate::metadata::direct_parts::{Part, Written};
 use crate::metadata::uploads::{State, Strategy, Upload};
 use crate::objects::keys::ObjectKey;
 use crate::objects::{Completion, Extent, Multipart, StoredPart};
@@ -17,7 +17,7 @@ use crate::objects::{Completion, Extent, Multipart, StoredPart};
 use super::super::super::files::{File, Sniff};
 use super::super::super::{Caller, Domain};
 use super::super::ending::Bytes;
-use super::super::receiving::Held;
+use super::super::holding::{Held, holds};
 use super::super::{locked, lost};
 use super::by_tus;
 use super::parts::{etag, matches_declared};
@@ -70,7 +70,7 @@ impl Domain {
         };
         let epoch = held.upload.epoch;
         let made = self.upload_completed(caller, held, named, sniff).await;
-        self.upload_left(&caller.tenant, id, epoch, made)
+        self.upload_left(caller, id, epoch, made)
             .await
             .map(Completed::Made)
     }
@@ -144,7 +144,8 @@ impl Domain {
         let sha256 = match put_together {
             Ok(sha256) => sha256,
             Err(error) if error.kind() == Kind::ChecksumMismatch => {
-                self.upload_fail(caller, &held.upload, &error).await?;
+                self.upload_fail(caller, held.upload.id, held.upload.epoch, &error)
+                    .await?;
                 return Err(error);
             }
             Err(error) => return Err(error),
@@ -269,7 +270,7 @@ impl Domain {
         let upload = &held.upload;
         let size = upload.size.unwrap_or(0);
         let mut reader = self.metadata.reader().await?;
-        let parts = reader.conn().upload_parts(upload.id).await?;
+        let parts = reader.conn().direct_parts(upload.id).await?;
         drop(reader);
         let chosen = chosen(&parts);
         let there: Vec<There> = chosen.iter().map(There::of).collect();
@@ -317,7 +318,7 @@ impl Domain {
                     let now = domain.clock.now();
                     let locked_row = tx.upload_lock(tenant, id).await?;
                     let mut upload = locked_row
-                        .filter(|upload| super::super::receiving::holds(upload, epoch, now))
+                        .filter(|upload| holds(upload, epoch, now))
                         .ok_or_else(lost)?;
                     upload.received = upload.size.unwrap_or(0);
                     tx.upload_update(&upload).await?;
@@ -336,7 +337,7 @@ impl Domain {
         let key = self.objects.root().object(&upload.tenant, upload.object_id);
         if !self.objects.is_reachable() {
             let mut reader = self.metadata.reader().await?;
-            let parts = reader.conn().upload_parts(upload.id).await?;
+            let parts = reader.conn().direct_parts(upload.id).await?;
             let chosen = chosen(&parts);
             let there = chosen.iter().map(|(part, written)| StoredPart {
                 number: part.number,

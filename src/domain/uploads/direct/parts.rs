@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::{Tenant, UploadId};
 use crate::metadata::Conn;
-use crate::metadata::upload_parts::{Part, Written};
+use crate::metadata::direct_parts::{Part, Written};
 use crate::metadata::uploads::{State, Strategy, Upload};
 use crate::metrics::Active;
 use crate::objects::{Lease, Writer};
@@ -73,7 +73,7 @@ impl Domain {
                     let number = presented.number;
                     let place = upload.parts().and_then(|parts| parts.position(number));
                     let place = place.ok_or_else(Error::not_found)?;
-                    let others = tx.upload_parts_numbered(upload.id, number).await?;
+                    let others = tx.direct_parts_numbered(upload.id, number).await?;
                     is_wanted(&upload, &others)?;
                     let shared = *upload.held_epoch.get_or_insert(upload.epoch);
                     let (epoch, position) = if others.iter().any(|part| part.epoch == shared) {
@@ -88,7 +88,7 @@ impl Domain {
                         position,
                         written: None,
                     };
-                    tx.upload_part_intend(upload.id, &part).await?;
+                    tx.direct_part_intend(upload.id, &part).await?;
                     tx.upload_update(&upload).await?;
                     let until = now.plus(domain.rules.lease);
                     let kept = tx.upload_object_keep(&upload, domain.quiet_at(until));
@@ -181,7 +181,7 @@ impl Domain {
                 async move {
                     let now = domain.clock.now();
                     let upload = open(tx, &presented.tenant, presented.id, now).await?;
-                    let others = tx.upload_parts_numbered(upload.id, part.number).await?;
+                    let others = tx.direct_parts_numbered(upload.id, part.number).await?;
                     is_wanted(&upload, &others)?;
                     record(tx, &upload, &others, &part, &written).await?;
                     Ok(etag(&written))
@@ -200,12 +200,12 @@ impl Domain {
                 async move {
                     let upload = tx.upload_lock(&presented.tenant, presented.id).await?;
                     let open = upload.is_some_and(|upload| upload.state == State::Open);
-                    let parts = tx.upload_parts_numbered(presented.id, part.number).await?;
+                    let parts = tx.direct_parts_numbered(presented.id, part.number).await?;
                     // What was recorded after all, by a commit without an answer, stays.
                     let is_left =
                         |other: &Part| other.epoch == part.epoch && other.written.is_none();
                     if open && parts.iter().any(is_left) {
-                        tx.upload_part_delete(presented.id, part.number, part.epoch)
+                        tx.direct_part_delete(presented.id, part.number, part.epoch)
                             .await?;
                     }
                     Ok(())
@@ -246,17 +246,17 @@ async fn record(
         match &other.written {
             Some(before) if before == written => {
                 return tx
-                    .upload_part_delete(upload.id, part.number, part.epoch)
+                    .direct_part_delete(upload.id, part.number, part.epoch)
                     .await;
             }
             Some(_) => {
-                tx.upload_part_delete(upload.id, other.number, other.epoch)
+                tx.direct_part_delete(upload.id, other.number, other.epoch)
                     .await?
             }
             None => {}
         }
     }
-    tx.upload_part_written(upload.id, part.number, part.epoch, written)
+    tx.direct_part_written(upload.id, part.number, part.epoch, written)
         .await
 }
 

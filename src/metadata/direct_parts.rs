@@ -1,4 +1,4 @@
-//! The table `upload_parts`: parts of an upload whose bytes lie in temporary files of the local store.
+//! The table `direct_parts`: parts of an upload whose bytes lie in temporary files of the local store.
 //! What may be written where is decided in `domain::uploads`, with the upload locked.
 
 use crate::error::{Error, Result};
@@ -33,10 +33,10 @@ type Row = (i32, i64, i64, Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>);
 
 impl Conn<'_> {
     /// The row of a part that is about to be written.
-    pub async fn upload_part_intend(&mut self, upload: UploadId, part: &Part) -> Result<()> {
+    pub async fn direct_part_intend(&mut self, upload: UploadId, part: &Part) -> Result<()> {
         run!(
             self,
-            "INSERT INTO upload_parts (upload_id, number, epoch, position) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO direct_parts (upload_id, number, epoch, position) VALUES ($1, $2, $3, $4)",
             [
                 upload,
                 numbered(part.number)?,
@@ -48,7 +48,7 @@ impl Conn<'_> {
     }
 
     /// A part whose bytes are durable, and whose writer has ended.
-    pub async fn upload_part_written(
+    pub async fn direct_part_written(
         &mut self,
         upload: UploadId,
         number: u32,
@@ -57,7 +57,7 @@ impl Conn<'_> {
     ) -> Result<()> {
         run_one!(
             self,
-            "UPDATE upload_parts SET size = $4, sha256 = $5, crc64nvme = $6
+            "UPDATE direct_parts SET size = $4, sha256 = $5, crc64nvme = $6
              WHERE upload_id = $1 AND number = $2 AND epoch = $3",
             [
                 upload,
@@ -73,7 +73,7 @@ impl Conn<'_> {
     }
 
     /// Takes a part away whose writer has ended: nobody writes there any more.
-    pub async fn upload_part_delete(
+    pub async fn direct_part_delete(
         &mut self,
         upload: UploadId,
         number: u32,
@@ -81,21 +81,21 @@ impl Conn<'_> {
     ) -> Result<()> {
         run!(
             self,
-            "DELETE FROM upload_parts WHERE upload_id = $1 AND number = $2 AND epoch = $3",
+            "DELETE FROM direct_parts WHERE upload_id = $1 AND number = $2 AND epoch = $3",
             [upload, numbered(number)?, epoch]
         );
         Ok(())
     }
 
     /// All that has this number, in the order of their files.
-    pub async fn upload_parts_numbered(
+    pub async fn direct_parts_numbered(
         &mut self,
         upload: UploadId,
         number: u32,
     ) -> Result<Vec<Part>> {
         let rows: Vec<Row> = on!(self, |c| {
             sqlx::query_as(
-                "SELECT number, epoch, position, size, sha256, crc64nvme FROM upload_parts
+                "SELECT number, epoch, position, size, sha256, crc64nvme FROM direct_parts
                  WHERE upload_id = $1 AND number = $2 ORDER BY epoch",
             )
             .bind(upload)
@@ -107,10 +107,10 @@ impl Conn<'_> {
     }
 
     /// All parts of an upload, by their numbers.
-    pub async fn upload_parts(&mut self, upload: UploadId) -> Result<Vec<Part>> {
+    pub async fn direct_parts(&mut self, upload: UploadId) -> Result<Vec<Part>> {
         let rows: Vec<Row> = on!(self, |c| {
             sqlx::query_as(
-                "SELECT number, epoch, position, size, sha256, crc64nvme FROM upload_parts
+                "SELECT number, epoch, position, size, sha256, crc64nvme FROM direct_parts
                  WHERE upload_id = $1 ORDER BY number, epoch",
             )
             .bind(upload)
@@ -121,10 +121,10 @@ impl Conn<'_> {
     }
 
     /// Takes all parts of an upload away.
-    pub async fn upload_parts_delete(&mut self, upload: UploadId) -> Result<()> {
+    pub async fn direct_parts_delete(&mut self, upload: UploadId) -> Result<()> {
         run!(
             self,
-            "DELETE FROM upload_parts WHERE upload_id = $1",
+            "DELETE FROM direct_parts WHERE upload_id = $1",
             [upload]
         );
         Ok(())
