@@ -140,7 +140,11 @@ impl Domain {
 
     /// Puts the object at its key, of its parts; whether every call to the store has ended. Done again, once
     /// that is done, it does nothing.
-    pub(super) async fn upload_put_together(&self, held: &Held, multipart: Multipart) -> Result<bool> {
+    pub(super) async fn upload_put_together(
+        &self,
+        held: &Held,
+        multipart: Multipart,
+    ) -> Result<bool> {
         let multipart = Arc::new(multipart);
         let mut upload = held.upload.clone();
         let kept = self.upload_kept(&upload).await?;
