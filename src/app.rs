@@ -97,8 +97,10 @@ pub async fn open_domain_with(
     clock: Clock,
     faults: Faults,
 ) -> Result<Domain> {
-    let metadata = open_metadata_with(config, migrate, faults.clone()).await?;
     let metrics = Metrics::default();
+    let metadata = open_metadata_with(config, migrate, faults.clone())
+        .await?
+        .measured_by(metrics.database.waits.clone());
     let objects = Objects::open_with(
         &config.store_settings(),
         &config.environment,

@@ -6,13 +6,14 @@
 //! Reads take a connection ([`Metadata::reader`]); every change goes through [`Metadata::write`],
 //! one transaction that either happened as a whole or not at all.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use sqlx::PgConnection;
 
 use crate::error::{Error, Result};
 use crate::faults::Faults;
+use crate::metrics::Histogram;
 
 /// Expands one body for both drivers: `$c` is the driver's own connection in each.
 macro_rules! on {
@@ -115,6 +116,8 @@ pub struct Settings {
 pub struct Metadata {
     db: Db,
     faults: Faults,
+    /// For connections of a pool.
+    waits: Histogram,
 }
 
 /// The fault points: before and behind a transaction, before its commit, and before a look.
@@ -181,13 +184,29 @@ impl Metadata {
                 ));
             }
         };
-        Ok(Self { db, faults })
+        Ok(Self {
+            db,
+            faults,
+            waits: Histogram::default(),
+        })
+    }
+
+    /// Has all waits for connections counted from now on.
+    #[must_use]
+    pub fn measured_by(mut self, waits: Histogram) -> Self {
+        if let Db::Postgres(pool) = &mut self.db {
+            pool.waits = waits.clone();
+        }
+        self.waits = waits;
+        self
     }
 
     pub async fn reader(&self) -> Result<Reader> {
         self.faults.step(READ).await?;
         Ok(match &self.db {
-            Db::Sqlite(sqlite) => Reader::Sqlite(sqlite.readers().acquire().await?),
+            Db::Sqlite(sqlite) => {
+                Reader::Sqlite(waited(&self.waits, sqlite.readers().acquire()).await?)
+            }
             Db::Postgres(pool) => Reader::Postgres(pool.lease().await?),
         })
     }
@@ -258,6 +277,14 @@ impl Metadata {
             Db::Postgres(pool) => pool.close().await,
         }
     }
+}
+
+/// Counts how long it took, whatever came of it.
+async fn waited<T>(waits: &Histogram, lent: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let outcome = lent.await;
+    waits.observe(began.elapsed());
+    outcome
 }
 
 /// A database that a newer binary has migrated is no obstacle: migrations expand before they

@@ -55,7 +55,7 @@ pub struct All {
     pub reaper: Reaper,
     pub lifecycle: Lifecycle,
     pub audit: Audit,
-    database: Database,
+    pub database: Database,
 }
 
 /// One more, for as long as it lives.
@@ -89,9 +89,12 @@ pub struct Reaper {
     /// Of the last round that went through, in seconds since 1970; 0: there was none yet.
     pub last_run: Level,
     due: Level,
+    lag: Level,
 }
 
-struct Database {
+pub struct Database {
+    /// Until a connection of the pool was lent.
+    pub waits: Histogram,
     up: Gauge,
     used: Gauge,
     idle: Gauge,
@@ -112,10 +115,14 @@ pub struct OfDatabase {
     pub imports_running: i64,
     pub items_pending: i64,
     pub items_fetching: i64,
+    /// Since the item that waits the longest may be claimed, in seconds; 0 where none waits.
+    pub oldest_pending_s: f64,
     /// Since the claim that is the oldest was made or renewed, in seconds; 0 without a claim.
     pub oldest_claim_s: f64,
     /// Dead objects whose keys are to be deleted by now.
     pub reaper_due: i64,
+    /// Since the first of them were, in seconds; 0 without any.
+    pub reaper_lag_s: f64,
     /// Since the oldest event happened that is not sealed, in seconds; 0 without one.
     pub audit_lag_s: f64,
 }
@@ -164,6 +171,7 @@ impl Metrics {
         self.database.up.set(known.is_some().into());
         let level = |of: fn(&OfDatabase) -> f64| known.as_ref().map_or(f64::NAN, of);
         self.reaper.due.set(level(|it| it.reaper_due as f64));
+        self.reaper.lag.set(level(|it| it.reaper_lag_s));
         self.audit.lag.set(level(|it| it.audit_lag_s));
         self.imports
             .running
@@ -175,6 +183,9 @@ impl Metrics {
             .fetching
             .set(level(|it| it.items_fetching as f64));
         self.imports.oldest_claim.set(level(|it| it.oldest_claim_s));
+        self.imports
+            .oldest_pending
+            .set(level(|it| it.oldest_pending_s));
         let mut page = String::new();
         prometheus_text::encode(&mut page, &self.registry)
             .expect("a String takes all that is written to it");
@@ -210,6 +221,10 @@ impl Reaper {
                 "When the last round of this process went through",
             ),
             due: at.add("box_reaper_due", "Dead objects that are due to be deleted"),
+            lag: at.add(
+                "box_reaper_lag_seconds",
+                "Since the longest overdue of them was due",
+            ),
         }
     }
 }
@@ -221,6 +236,10 @@ impl Database {
             "Connections of this process to the database",
         );
         Self {
+            waits: at.add(
+                "box_database_wait_seconds",
+                "Until a connection of the pool was lent, or was waited for no longer",
+            ),
             up: at.add("box_database_up", "Whether the database answers"),
             used: connections.get_or_create_owned(&[("state", "used")]),
             idle: connections.get_or_create_owned(&[("state", "idle")]),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::metrics::{OfDatabase, Standing};
 
@@ -31,6 +32,9 @@ impl Domain {
         let (imports_running, items_pending, items_fetching, first) =
             conn.import_standing().await?;
         let now = self.clock.now();
+        let age = |since: Option<Timestamp>| since.map_or(0.0, |at| now.since(at).as_secs_f64());
+        let pending = conn.import_oldest_pending().await?;
+        let (reaper_due, overdue) = conn.objects_due(now).await?;
         let unsealed = conn.audit_oldest_unsealed().await?;
         let oldest = first.map_or(Duration::ZERO, |until| {
             // It was made, or renewed, a lease before it runs out.
@@ -41,8 +45,10 @@ impl Domain {
             items_pending,
             items_fetching,
             oldest_claim_s: oldest.as_secs_f64(),
-            audit_lag_s: unsealed.map_or(0.0, |at| now.since(at).as_secs_f64()),
-            reaper_due: conn.objects_due(now).await?,
+            oldest_pending_s: age(pending),
+            audit_lag_s: age(unsealed),
+            reaper_due,
+            reaper_lag_s: age(overdue),
         })
     }
 }

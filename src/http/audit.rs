@@ -21,7 +21,7 @@ use super::list::limit;
 use super::{media_type, types};
 
 /// Where the chain ends, to be kept elsewhere: what `box audit verify --anchor` takes.
-const HEAD: HeaderName = HeaderName::from_static("box-audit-head");
+pub(super) const HEAD: HeaderName = HeaderName::from_static("box-audit-head");
 
 /// Events of a page of an export.
 const ROWS: u32 = 500;

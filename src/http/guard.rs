@@ -25,7 +25,7 @@ use super::extract::Remote;
 use super::observe::REQUEST_ID;
 use super::rate::{Class, RATELIMIT, RATELIMIT_POLICY, Standing};
 use super::upload::FORM_OVERHEAD;
-use super::{Access as Allowed, Takes, archives, digest, direct, extract, tus};
+use super::{Access as Allowed, Takes, archives, audit, digest, direct, extract, tus};
 
 /// Who was let in.
 #[derive(Clone)]
@@ -192,7 +192,7 @@ pub(super) fn cors(settings: &Cors) -> Option<CorsLayer> {
         .allow_origins
         .iter()
         .filter_map(|origin| origin.as_str().parse().ok());
-    let exposed: [HeaderName; 22] = [
+    let exposed: [HeaderName; 23] = [
         header::ACCEPT_RANGES,
         header::CONTENT_DISPOSITION,
         header::CONTENT_RANGE,
@@ -204,6 +204,7 @@ pub(super) fn cors(settings: &Cors) -> Option<CorsLayer> {
         REQUEST_ID,
         RATELIMIT,
         RATELIMIT_POLICY,
+        audit::HEAD,
         tus::RESUMABLE,
         tus::VERSION,
         tus::EXTENSION,

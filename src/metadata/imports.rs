@@ -937,6 +937,19 @@ impl Conn<'_> {
         Ok((running, pending, fetching, first))
     }
 
+    /// From when on the item of a running import may be claimed that waits the longest.
+    pub async fn import_oldest_pending(&mut self) -> Result<Option<Timestamp>> {
+        Ok(on!(self, |c| {
+            sqlx::query_scalar(
+                "SELECT MIN((SELECT MIN(p.not_before) FROM import_items p
+                             WHERE p.import_id = i.id AND p.state = 'pending'))
+                 FROM imports i WHERE i.state = 'running'",
+            )
+            .fetch_one(c)
+            .await?
+        }))
+    }
+
     /// The next items of an import that may be claimed now, each with its host.
     pub async fn import_candidates(
         &mut self,

@@ -103,11 +103,11 @@ macro_rules! counted {
 }
 
 impl Conn<'_> {
-    /// How many dead objects are due.
-    pub async fn objects_due(&mut self, now: Timestamp) -> Result<i64> {
+    /// How many dead objects are due, and since when the first of them is.
+    pub async fn objects_due(&mut self, now: Timestamp) -> Result<(i64, Option<Timestamp>)> {
         Ok(on!(self, |c| {
-            sqlx::query_scalar(
-                "SELECT COUNT(*) FROM objects WHERE state = 'dead' AND delete_at <= $1",
+            sqlx::query_as(
+                "SELECT COUNT(*), MIN(delete_at) FROM objects WHERE state = 'dead' AND delete_at <= $1",
             )
             .bind(now)
             .fetch_one(c)

@@ -10,8 +10,9 @@ use sqlx::{ConnectOptions, Connection, PgPool, Postgres};
 
 use crate::error::{Error, Result};
 use crate::faults::Faults;
+use crate::metrics::Histogram;
 
-use super::{COMMIT, Conn, Settings};
+use super::{COMMIT, Conn, Settings, waited};
 
 /// How often a transaction that PostgreSQL gave up for another's sake is tried.
 const ATTEMPTS: u32 = 8;
@@ -21,6 +22,7 @@ pub(super) struct Pool {
     pool: PgPool,
     patience: Duration,
     faults: Faults,
+    pub(super) waits: Histogram,
 }
 
 /// A connection of the pool, for a while.
@@ -60,6 +62,7 @@ impl Pool {
             pool,
             patience: settings.timeout * 2,
             faults,
+            waits: Histogram::default(),
         };
         if settings.migrate {
             // A migration may run longer than any statement of a request.
@@ -101,7 +104,7 @@ impl Pool {
 
     pub(super) async fn lease(&self) -> Result<Lease> {
         Ok(Lease {
-            conn: self.pool.acquire().await?,
+            conn: waited(&self.waits, self.pool.acquire()).await?,
             patience: self.patience,
         })
     }

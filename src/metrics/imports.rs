@@ -38,6 +38,7 @@ pub struct Imports {
     pub(super) pending: Level,
     pub(super) fetching: Level,
     pub(super) oldest_claim: Level,
+    pub(super) oldest_pending: Level,
 }
 
 impl Imports {
@@ -67,6 +68,10 @@ impl Imports {
             oldest_claim: at.add(
                 "box_import_oldest_claim_age_seconds",
                 "Since the oldest claim of an item was made or renewed",
+            ),
+            oldest_pending: at.add(
+                "box_import_oldest_pending_age_seconds",
+                "Since the item that waits the longest may be claimed",
             ),
         }
     }

@@ -159,12 +159,14 @@ async fn what_becomes_of_bytes_and_items_is_counted(service: &Service) {
         ("box_import_queue_items{state=\"pending\"}", 0.0),
         ("box_import_queue_items{state=\"fetching\"}", 1.0),
         ("box_import_oldest_claim_age_seconds", 5.0),
+        ("box_import_oldest_pending_age_seconds", 0.0),
         ("box_uploads_total{outcome=\"stored\"}", 3.0),
         ("box_uploads_total{outcome=\"failed\"}", 0.0),
         ("box_uploads_active", 0.0),
         ("box_upload_bytes_total", 18.0),
         ("box_database_up", 1.0),
         ("box_reaper_due", 0.0),
+        ("box_reaper_lag_seconds", 0.0),
         ("box_reaper_failures_total", 0.0),
     ] {
         assert_eq!(page.get(sample), wanted, "{sample} in {}", page.text);
@@ -185,7 +187,11 @@ async fn what_becomes_of_bytes_and_items_is_counted(service: &Service) {
     // waits meanwhile, or it could be there before the look.
     let round = service.app.domain.reaping.lock().await;
     service.clock.advance(Duration::from_secs(2 * 3_600));
-    assert!(Page::of(service).await.get("box_reaper_due") >= 1.0);
+    let page = Page::of(service).await;
+    assert!(page.get("box_reaper_due") >= 1.0);
+    let lag = page.get("box_reaper_lag_seconds");
+    assert!(lag > 0.0 && lag <= 7_205.0, "{lag}");
+    assert!(page.get("box_database_wait_seconds_count") > 10.0);
     drop(round);
     imports::act(&client, &running, "cancel").await;
     origin.until_busy(0).await;
