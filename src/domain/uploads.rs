@@ -25,13 +25,12 @@ use super::{Caller, Domain, quota};
 mod bodies;
 mod ending;
 mod hashing;
-mod holding;
 mod parts;
 mod receiving;
 
 pub use crate::metadata::uploads::{State, Strategy, Upload};
 pub use bodies::Check;
-pub use holding::Append;
+pub use receiving::Append;
 
 /// Uploads removed in one look.
 const BATCH: u32 = 100;
@@ -234,13 +233,8 @@ impl Domain {
     }
 
     /// Gives an upload up whose bytes are not what they were to be; false where another writer has taken it over.
-    async fn upload_fail(
-        &self,
-        caller: &Caller,
-        id: UploadId,
-        epoch: i64,
-        why: &Error,
-    ) -> Result<bool> {
+    async fn upload_fail(&self, caller: &Caller, upload: &Upload, why: &Error) -> Result<bool> {
+        let (id, epoch) = (upload.id, upload.epoch);
         let now = self.clock.now();
         let detail = json!({"error": why.detail()});
         let event = self.event(caller, "upload.failed", id, detail);

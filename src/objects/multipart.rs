@@ -82,6 +82,14 @@ impl Objects {
         }
     }
 
+    /// Ends every upload in parts of exactly this key.
+    pub async fn uploads_abort(&self, key: &ObjectKey) -> Result<()> {
+        match &self.backend {
+            Backend::Local(_) => Ok(()),
+            Backend::S3(s3) => s3.abort_uploads(key.path()).await.map(drop),
+        }
+    }
+
     /// How long a URL that is signed now is good for at most: credentials that are not for ever may end
     /// before what was signed with them.
     pub async fn longest_signature(&self) -> Result<Duration> {
@@ -141,11 +149,6 @@ impl Multipart {
         expires_in: Duration,
     ) -> Result<SignedRequest> {
         self.0.presign_part(upload, number, expires_in).await
-    }
-
-    /// Ends all uploads of the key: of one that is there, those that were begun beside it.
-    pub async fn abort_all(&self) -> Result<()> {
-        self.0.abort_all().await
     }
 
     pub(super) fn spare(&self) -> s3::Spare {

@@ -246,7 +246,7 @@ impl S3 {
     }
 
     /// Ends every multipart upload of exactly this key; whether there was any.
-    async fn abort_uploads(&self, key: &str) -> Result<bool> {
+    pub(super) async fn abort_uploads(&self, key: &str) -> Result<bool> {
         let path = path(key)?;
         let store = &self.inner.patient;
         let mut found = false;

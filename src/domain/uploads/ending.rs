@@ -13,8 +13,8 @@ use crate::objects::ByteStream;
 use super::super::files::{File, Sniff, lease_ran_out};
 use super::super::{Caller, Domain, quota};
 use super::hashing::thawed;
-use super::holding::{Held, holds};
 use super::lost;
+use super::receiving::{Held, holds};
 
 /// How many first bytes decide a content type that was not declared.
 const SNIFFED: u64 = 4096;
@@ -42,8 +42,7 @@ impl Domain {
                 hex::encode(declared)
             );
             let error = Error::new(Kind::PieceMismatch, detail);
-            self.upload_fail(caller, upload.id, upload.epoch, &error)
-                .await?;
+            self.upload_fail(caller, upload, &error).await?;
             return Err(error);
         }
         let settled = self.upload_assemble(&held).await?;
@@ -52,8 +51,7 @@ impl Domain {
             None => {
                 let sniffed = self.upload_sniff(upload, sniff).await?;
                 if let Err(error) = self.content_type_check(&sniffed) {
-                    self.upload_fail(caller, upload.id, upload.epoch, &error)
-                        .await?;
+                    self.upload_fail(caller, upload, &error).await?;
                     return Err(error);
                 }
                 sniffed
@@ -102,7 +100,7 @@ impl Domain {
                     tx.file_insert(file).await?;
                     tx.event_insert(event).await?;
                     tx.upload_pieces_abandon(id, now, Abandoned::All).await?;
-                    tx.upload_parts_delete(id).await?;
+                    tx.tus_parts_delete(id).await?;
                     upload.state = State::Done;
                     upload.file_id = Some(file.id);
                     upload.writer_until = None;

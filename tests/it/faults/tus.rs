@@ -98,7 +98,10 @@ async fn goes_on_after_a_crash(pair: Pair) {
             .unwrap();
         assert_is(&site, &caller, &upload, &bytes, n).await;
         if !fired {
-            println!("faults walked on {pair:?}: an upload by tus goes on after a crash: {}", n - 1);
+            println!(
+                "faults walked on {pair:?}: an upload by tus goes on after a crash: {}",
+                n - 1
+            );
             break;
         }
     }
@@ -142,7 +145,10 @@ async fn is_taken_over(pair: Pair) {
         ended.unwrap_or_else(|error| panic!("point {n}: {error}"));
         assert_is(&site, &caller, &upload, &bytes, n).await;
         if !fired {
-            println!("faults walked on {pair:?}: an upload by tus is taken over: {}", n - 1);
+            println!(
+                "faults walked on {pair:?}: an upload by tus is taken over: {}",
+                n - 1
+            );
             break;
         }
     }
