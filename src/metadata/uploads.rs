@@ -1,4 +1,4 @@
-//! The table `uploads`: uploads that take more than one request. `parts` has where their bytes are.
+//! The table `uploads`: uploads that take more than one request. `pieces` has where the bytes of tus are.
 //!
 //! An upload is changed as a whole row that is locked, so that what may be done with it is decided in
 //! one place, `domain::uploads`. Whoever locks an upload locks objects only afterwards.
@@ -17,9 +17,9 @@ use super::files::Metadata;
 use super::objects::{digest, signed, unsigned};
 use super::postgres::in_time;
 
-mod parts;
+mod pieces;
 
-pub use parts::{Abandoned, Part, Piece};
+pub use pieces::{Abandoned, Part, Piece};
 
 /// How the bytes come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

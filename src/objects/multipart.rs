@@ -251,11 +251,6 @@ impl Multipart {
             .await
     }
 
-    /// Ends all uploads of the key: of one that is there, those that were begun beside it.
-    pub async fn abort_all(&self) -> Result<()> {
-        self.0.abort_all().await
-    }
-
     pub(super) fn spare(&self) -> s3::Spare {
         self.0.spare()
     }

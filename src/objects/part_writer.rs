@@ -19,8 +19,11 @@ use crate::error::{Error, Kind, Result};
 /// Together with the part that is being filled, a writer holds this many and one more.
 const IN_FLIGHT: usize = 2;
 
-/// Gives a writer its next numbers, of this upload of the store's: rows that name them are committed.
-pub type Allot = Arc<dyn Fn() -> BoxFuture<'static, Result<(String, Range<u32>)>> + Send + Sync>;
+/// Numbers that a writer asks for at once. The first time it asks for one: most requests bring no more.
+const ALLOTTED: u32 = 8;
+
+/// Gives a writer its next numbers, so many at most, of this upload of the store's: rows that name them are committed.
+pub type Allot = Arc<dyn Fn(u32) -> BoxFuture<'static, Result<(String, Range<u32>)>> + Send + Sync>;
 
 /// From where a writer goes on.
 pub struct Before {
@@ -41,6 +44,7 @@ pub struct SentPart {
     pub etag: String,
 }
 
+/// Writes parts in order. Nothing is visible at the key; dropping it leaves what it wrote to who goes on.
 pub struct PartWriter {
     objects: Objects,
     multipart: Arc<Multipart>,
@@ -89,6 +93,8 @@ impl PartWriter {
 
     pub(super) async fn write(&mut self, chunks: Vec<Bytes>) -> Result<()> {
         self.usable()?;
+        // Dropped halfway, it has lost bytes.
+        self.failed = true;
         for mut chunk in chunks {
             while !chunk.is_empty() {
                 let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
@@ -99,6 +105,7 @@ impl PartWriter {
                 }
             }
         }
+        self.failed = false;
         Ok(())
     }
 
@@ -114,7 +121,9 @@ impl PartWriter {
     /// Sends what is left over, and all before it that is no part yet, as the last part.
     pub async fn last(&mut self) -> Result<()> {
         self.usable()?;
+        self.failed = true;
         self.send().await?;
+        self.failed = false;
         self.finish().await
     }
 
@@ -186,14 +195,9 @@ impl PartWriter {
     }
 
     async fn send(&mut self) -> Result<()> {
-        let sending = self.begin_to_send().await;
-        self.failed |= sending.is_err();
-        sending
-    }
-
-    async fn begin_to_send(&mut self) -> Result<()> {
         if self.numbers.is_empty() {
-            let (upload, numbers) = (self.allot)().await?;
+            let most = if self.upload.is_none() { 1 } else { ALLOTTED };
+            let (upload, numbers) = (self.allot)(most).await?;
             self.upload = Some(upload);
             self.numbers = numbers;
         }

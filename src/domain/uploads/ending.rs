@@ -140,7 +140,7 @@ impl Domain {
                     tx.file_insert(file).await?;
                     tx.event_insert(event).await?;
                     tx.upload_pieces_abandon(id, now, Abandoned::All).await?;
-                    tx.upload_parts_delete(id).await?;
+                    tx.tus_parts_delete(id).await?;
                     tx.direct_parts_delete(id).await?;
                     upload.state = State::Done;
                     upload.file_id = Some(file.id);

@@ -19,12 +19,9 @@ use super::super::content::{Sink, pour};
 use super::super::quota::Reservation;
 use super::bodies::Bodies;
 use super::hashing::{frozen, thawed};
-use super::holding::{Held, holds};
 use super::lost;
+use super::holding::{Held, holds};
 use super::receiving::{Leave, Recorded, SEGMENT};
-
-/// Rows of parts that are committed together: those of one segment, while parts have their least size.
-const ALLOTTED: u32 = 8;
 
 /// Fragments that the next one takes in: who sends single bytes would leave millions.
 const MOST_FRAGMENTS: usize = 32;
@@ -147,6 +144,7 @@ impl Domain {
     ) -> Result<bool> {
         let multipart = Arc::new(multipart);
         let mut upload = held.upload.clone();
+        let key = self.objects.root().object(&upload.tenant, upload.object_id);
         let kept = self.upload_kept(&upload).await?;
         if !kept.fragments.is_empty() {
             // The length came last, and no bytes with it.
@@ -163,7 +161,7 @@ impl Domain {
             upload = self.upload_record(&upload, ends).await?;
         }
         let mut reader = self.metadata.reader().await?;
-        let parts = reader.conn().upload_parts(upload.id).await?;
+        let parts = reader.conn().tus_parts(upload.id).await?;
         drop(reader);
         if parts.iter().map(|part| part.size).sum::<u64>() != upload.received {
             return Err(Error::internal("a part of an upload is missing"));
@@ -189,7 +187,7 @@ impl Domain {
                 return Err(Error::internal(format!("the store refused parts: {why}")));
             }
         }
-        if let Err(error) = multipart.abort_all().await {
+        if let Err(error) = self.objects.uploads_abort(&key).await {
             // They have no parts, and go with the object.
             tracing::warn!(upload = %upload.id, %error, "uploads that were begun twice may be left open");
         }
@@ -222,7 +220,7 @@ impl Domain {
     async fn upload_kept(&self, upload: &Upload) -> Result<Kept> {
         let mut reader = self.metadata.reader().await?;
         let mut conn = reader.conn();
-        let last = conn.upload_parts_last(upload.id).await?;
+        let last = conn.tus_parts_last(upload.id).await?;
         let fragments = conn.upload_pieces(upload.id).await?;
         Ok(Kept { last, fragments })
     }
@@ -244,9 +242,9 @@ impl Domain {
                 .collect(),
         };
         let (domain, upload, calls) = (self.clone(), upload.clone(), multipart.clone());
-        let allot = move || {
+        let allot = move |most| {
             let (domain, upload, calls) = (domain.clone(), upload.clone(), calls.clone());
-            async move { domain.upload_allot(&upload, &calls).await }.boxed()
+            async move { domain.upload_allot(&upload, &calls, most).await }.boxed()
         };
         self.objects
             .write_parts(multipart.clone(), before, Arc::new(allot))
@@ -257,6 +255,7 @@ impl Domain {
         &self,
         upload: &Upload,
         multipart: &Multipart,
+        most: u32,
     ) -> Result<(String, std::ops::Range<u32>)> {
         let mut reader = self.metadata.reader().await?;
         let known = reader.conn().upload_get(&upload.tenant, upload.id).await?;
@@ -285,7 +284,7 @@ impl Domain {
                         upload.store_upload = Some(name.clone());
                         tx.upload_update(&upload).await?;
                     }
-                    tx.upload_parts_intend(id, epoch, ALLOTTED).await.map(Some)
+                    tx.tus_parts_intend(id, epoch, most).await.map(Some)
                 }
                 .boxed()
             })

@@ -235,9 +235,9 @@ impl Domain {
                         quiet_at = Some(now).filter(|_| recorded.settled).or(quiet_at);
                     }
                     tx.upload_update(&upload).await?;
-                    tx.upload_parts_written(id, epoch, &recorded.parts).await?;
+                    tx.tus_parts_written(id, epoch, &recorded.parts).await?;
                     if let Some(first) = recorded.unused {
-                        tx.upload_parts_give_back(id, first).await?;
+                        tx.tus_parts_give_back(id, first).await?;
                     }
                     if recorded.merged {
                         tx.upload_pieces_abandon(id, now, Abandoned::Written)

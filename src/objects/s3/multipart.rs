@@ -53,11 +53,6 @@ impl Multipart {
         }
     }
 
-    pub(in crate::objects) async fn abort_all(&self) -> Result<()> {
-        self.store.abort_uploads(&self.key).await?;
-        Ok(())
-    }
-
     /// Memory of parts that were sent.
     pub(in crate::objects) fn spare(&self) -> Shared {
         self.store.inner.pieces.join()

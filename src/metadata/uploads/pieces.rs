@@ -1,4 +1,4 @@
-//! The tables `upload_pieces` and `upload_parts`: where the bytes of an open upload are, where they are not all
+//! The tables `upload_pieces` and `tus_parts`: where the bytes of an open upload are, where they are not all
 //! in one place. First come its parts, by their numbers, then its pieces.
 
 use std::ops::Range;
@@ -143,18 +143,18 @@ impl Conn<'_> {
 
     /// Rows of parts that are about to be sent by the writer of this epoch: `most` at most, with the numbers
     /// behind all that there ever were. None where the store takes no more.
-    pub async fn upload_parts_intend(
+    pub async fn tus_parts_intend(
         &mut self,
         upload: UploadId,
         epoch: i64,
         most: u32,
     ) -> Result<Range<u32>> {
-        let first = self.upload_parts_last(upload).await? + 1;
+        let first = self.tus_parts_last(upload).await? + 1;
         let numbers = first..(first + most).min(LAST_PART + 1);
         for number in numbers.clone() {
             run!(
                 self,
-                "INSERT INTO upload_parts (upload_id, number, epoch) VALUES ($1, $2, $3)",
+                "INSERT INTO tus_parts (upload_id, number, epoch) VALUES ($1, $2, $3)",
                 [upload, small(number)?, epoch]
             );
         }
@@ -162,9 +162,9 @@ impl Conn<'_> {
     }
 
     /// The highest number that a part ever had; 0: none.
-    pub async fn upload_parts_last(&mut self, upload: UploadId) -> Result<u32> {
+    pub async fn tus_parts_last(&mut self, upload: UploadId) -> Result<u32> {
         let last: Option<i32> = on!(self, |c| {
-            sqlx::query_scalar("SELECT MAX(number) FROM upload_parts WHERE upload_id = $1")
+            sqlx::query_scalar("SELECT MAX(number) FROM tus_parts WHERE upload_id = $1")
                 .bind(upload)
                 .fetch_one(c)
                 .await?
@@ -173,7 +173,7 @@ impl Conn<'_> {
     }
 
     /// Parts that the writer of this epoch has sent.
-    pub async fn upload_parts_written(
+    pub async fn tus_parts_written(
         &mut self,
         upload: UploadId,
         epoch: i64,
@@ -182,7 +182,7 @@ impl Conn<'_> {
         for part in parts {
             run_one!(
                 self,
-                "UPDATE upload_parts SET size = $4, etag = $5
+                "UPDATE tus_parts SET size = $4, etag = $5
                  WHERE upload_id = $1 AND number = $2 AND epoch = $3 AND size IS NULL",
                 [
                     upload,
@@ -198,30 +198,26 @@ impl Conn<'_> {
     }
 
     /// Gives numbers back, from `first` on, under which nothing was sent.
-    pub async fn upload_parts_give_back(&mut self, upload: UploadId, first: u32) -> Result<()> {
+    pub async fn tus_parts_give_back(&mut self, upload: UploadId, first: u32) -> Result<()> {
         run!(
             self,
-            "DELETE FROM upload_parts WHERE upload_id = $1 AND number >= $2 AND size IS NULL",
+            "DELETE FROM tus_parts WHERE upload_id = $1 AND number >= $2 AND size IS NULL",
             [upload, small(first)?]
         );
         Ok(())
     }
 
     /// Forgets all parts: of an upload that has ended.
-    pub async fn upload_parts_delete(&mut self, upload: UploadId) -> Result<()> {
-        run!(
-            self,
-            "DELETE FROM upload_parts WHERE upload_id = $1",
-            [upload]
-        );
+    pub async fn tus_parts_delete(&mut self, upload: UploadId) -> Result<()> {
+        run!(self, "DELETE FROM tus_parts WHERE upload_id = $1", [upload]);
         Ok(())
     }
 
     /// The written parts of an upload, in order.
-    pub async fn upload_parts(&mut self, upload: UploadId) -> Result<Vec<Part>> {
+    pub async fn tus_parts(&mut self, upload: UploadId) -> Result<Vec<Part>> {
         let rows: Vec<(i32, i64, String)> = on!(self, |c| {
             sqlx::query_as(
-                "SELECT number, size, etag FROM upload_parts
+                "SELECT number, size, etag FROM tus_parts
                  WHERE upload_id = $1 AND size IS NOT NULL ORDER BY number",
             )
             .bind(upload)

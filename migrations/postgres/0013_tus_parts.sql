@@ -1,7 +1,7 @@
 -- Expands only: a binary that knows no more than 0011 goes on working.
 
--- The bytes of an open upload that the store holds as parts: all before its pieces, in the order of the numbers.
-CREATE TABLE upload_parts (
+-- The bytes of an open upload by tus that the store holds as parts: all before its pieces, in the order of the numbers.
+CREATE TABLE tus_parts (
     upload_id  UUID NOT NULL REFERENCES uploads (id) ON DELETE CASCADE,
     -- From 1. One that was ever sent stays its writer's, whatever became of it: none is sent twice with other bytes.
     number     INTEGER NOT NULL CHECK (number BETWEEN 1 AND 10000),
