@@ -420,7 +420,7 @@ async fn absorb(sink: &mut Sink, batch: Vec<Bytes>) -> (&mut Sink, Result<()>) {
     (sink, outcome)
 }
 
-async fn hash(mut hasher: Sha256, batch: Vec<Bytes>) -> Result<Sha256> {
+pub(super) async fn hash(mut hasher: Sha256, batch: Vec<Bytes>) -> Result<Sha256> {
     let inline = length(&batch) <= HASH_INLINE;
     let work = move || {
         for chunk in &batch {

@@ -12,6 +12,7 @@ use crate::id::ObjectId;
 use crate::metadata::hashes::Unhashed;
 
 use super::Domain;
+use super::content::hash;
 
 impl Domain {
     /// Hashes the object that has waited for longest, and tells the files and versions of it. False where
@@ -66,12 +67,7 @@ impl Domain {
         let mut kept = self.clock.now();
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk?;
-            hasher = tokio::task::spawn_blocking(move || {
-                hasher.update(&chunk);
-                hasher
-            })
-            .await
-            .map_err(crate::error::Error::internal)?;
+            hasher = hash(hasher, vec![chunk]).await?;
             let now = self.clock.now();
             if now.since(kept) < self.rules.lease / 3 {
                 continue;

@@ -166,6 +166,17 @@ impl Objects {
         }
     }
 
+    /// Removes the temporary file of that epoch, which nothing is made of any more.
+    pub async fn part_discard(&self, key: &ObjectKey, epoch: i64) -> Result<()> {
+        match &self.backend {
+            Backend::Local(local) => {
+                let discard = local.part_discard(&self.root, key, epoch);
+                measured(&self.metrics, Operation::Delete, discard).await
+            }
+            Backend::S3(_) => Ok(()),
+        }
+    }
+
     /// Copies parts, one behind the other, into the temporary file of the epoch `into`, which must be new.
     /// [`Objects::append_end`] puts it at its key.
     pub async fn parts_join(

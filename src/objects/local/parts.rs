@@ -38,6 +38,17 @@ impl Local {
         Ok(writer)
     }
 
+    pub(in crate::objects) async fn part_discard(
+        &self,
+        root: &Root,
+        key: &ObjectKey,
+        epoch: i64,
+    ) -> Result<()> {
+        let path = self.path(&root.temporary(key.id(), epoch));
+        let store = self.inner.clone();
+        blocking(move || store.unlink(&path).map(drop)).await
+    }
+
     /// Copies the extents, one behind the other, into the file of the epoch `into`. The kernel does it, and
     /// shares what it can.
     pub(in crate::objects) async fn parts_join(

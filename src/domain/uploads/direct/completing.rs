@@ -14,6 +14,7 @@ use crate::metadata::uploads::{State, Strategy, Upload};
 use crate::objects::keys::ObjectKey;
 use crate::objects::{Completion, Extent, Multipart, StoredPart};
 
+use super::super::super::content::hash;
 use super::super::super::files::{File, Sniff};
 use super::super::super::{Caller, Domain};
 use super::super::ending::Bytes;
@@ -213,13 +214,8 @@ impl Domain {
             let mut bytes = self.objects.read(key, 0..size).await?;
             while let Some(chunk) = bytes.next().await {
                 let chunk = chunk?;
-                (sha256, crc) = tokio::task::spawn_blocking(move || {
-                    sha256.update(&chunk);
-                    crc.update(&chunk);
-                    (sha256, crc)
-                })
-                .await
-                .map_err(Error::internal)?;
+                crc.update(&chunk);
+                sha256 = hash(sha256, vec![chunk]).await?;
             }
         }
         Ok((sha256.finalize().into(), crc.finalize().to_be_bytes()))
@@ -392,7 +388,10 @@ fn that_count(parts: Vec<StoredPart>, named: Option<&[NamedPart]>) -> Result<Vec
     }
     let mut counting = Vec::new();
     for (number, mut parts) in by_number {
-        let named = named.and_then(|named| named.iter().find(|part| part.number == number));
+        let at = usize::try_from(number)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(1);
+        let named = named.and_then(|named| named.get(at));
         let is_named =
             |part: &StoredPart| named.is_some_and(|named| bare(&named.etag) == bare(&part.etag));
         if let Some(at) = parts.iter().position(is_named) {
@@ -558,4 +557,99 @@ fn gone() -> Error {
         Kind::Conflict,
         "The store does not know of the upload any more: begin another one.",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn stored(number: u32, etag: &str, at: i64) -> StoredPart {
+        StoredPart {
+            number,
+            size: 5,
+            etag: format!("\"{etag}\""),
+            modified: Timestamp::from_micros(at),
+        }
+    }
+
+    fn named(etags: &[&str]) -> Vec<NamedPart> {
+        let named = etags.iter().zip(1..).map(|(etag, number)| NamedPart {
+            number,
+            etag: (*etag).to_owned(),
+        });
+        named.collect()
+    }
+
+    #[test]
+    fn of_parts_that_were_replaced_the_one_counts_that_is_named_or_last() {
+        let counting = |parts: &[StoredPart], named: Option<&[NamedPart]>| {
+            let counting = that_count(parts.to_vec(), named).ok()?;
+            Some(
+                counting
+                    .into_iter()
+                    .map(|part| part.etag)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let told = |etags: &[&str]| {
+            Some(
+                etags
+                    .iter()
+                    .map(|etag| format!("\"{etag}\""))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let parts = [stored(1, "a", 2), stored(1, "b", 1), stored(2, "c", 1)];
+        assert_eq!(counting(&parts, None), told(&["a", "c"]));
+        assert_eq!(
+            counting(&parts, Some(&named(&["b", "c"]))),
+            told(&["b", "c"])
+        );
+        // Which is then refused: it is none of those that are there.
+        assert_eq!(
+            counting(&parts, Some(&named(&["x", "c"]))),
+            told(&["a", "c"])
+        );
+        let same_time = [stored(1, "a", 1), stored(1, "b", 1)];
+        assert_eq!(counting(&same_time, None), None);
+        assert_eq!(counting(&same_time, Some(&named(&["b"]))), told(&["b"]));
+        assert_eq!(
+            counting(&[stored(1, "a", 1), stored(1, "a", 1)], None),
+            told(&["a"])
+        );
+    }
+
+    #[test]
+    fn checksums_of_parts_add_up_to_that_of_the_whole() {
+        let bytes: Vec<u8> = (0..10_000_u32).map(|i| i as u8).collect();
+        let part = |number: u32, bytes: &[u8]| {
+            let mut crc = Crc::new(CrcAlgorithm::Crc64Nvme);
+            crc.update(bytes);
+            let written = Written {
+                size: bytes.len() as u64,
+                sha256: Sha256::digest(bytes).into(),
+                crc64nvme: crc.finalize().to_be_bytes(),
+            };
+            let part = Part {
+                number,
+                epoch: 1,
+                position: 0,
+                written: Some(written),
+            };
+            (part, written)
+        };
+        let whole = part(1, &bytes);
+        assert_eq!(
+            checksums(&[whole]),
+            (Some(whole.1.sha256), whole.1.crc64nvme)
+        );
+        let parts = [
+            part(1, &bytes[..1]),
+            part(2, &bytes[1..9_000]),
+            part(3, &bytes[9_000..]),
+        ];
+        assert_eq!(checksums(&parts), (None, whole.1.crc64nvme));
+        assert_eq!(checksums(&[part(1, b"")]).1, [0; 8]);
+    }
 }

@@ -56,7 +56,7 @@ impl Domain {
             Err(error) => Err(error),
         };
         if taken.is_err() {
-            self.part_leave(presented, &part).await;
+            self.part_leave(presented, &upload, &part).await;
         }
         taken
     }
@@ -192,30 +192,42 @@ impl Domain {
     }
 
     /// Takes the row of a part away whose writer has given up: its place is free.
-    async fn part_leave(&self, presented: &Presented, part: &Part) {
+    async fn part_leave(&self, presented: &Presented, upload: &Upload, part: &Part) {
         let part = *part;
         let left = self
             .metadata
             .write(presented.clone(), move |tx, presented| {
                 async move {
                     let upload = tx.upload_lock(&presented.tenant, presented.id).await?;
-                    let open = upload.is_some_and(|upload| upload.state == State::Open);
+                    let done = upload.is_some_and(|upload| upload.state == State::Done);
+                    if done {
+                        return Ok(true);
+                    }
                     let parts = tx.direct_parts_numbered(presented.id, part.number).await?;
                     // What was recorded after all, by a commit without an answer, stays.
                     let is_left =
                         |other: &Part| other.epoch == part.epoch && other.written.is_none();
-                    if open && parts.iter().any(is_left) {
+                    if parts.iter().any(is_left) {
                         tx.direct_part_delete(presented.id, part.number, part.epoch)
                             .await?;
                     }
-                    Ok(())
+                    Ok(false)
                 }
                 .boxed()
             })
             .await;
-        if let Err(error) = left {
-            // The parts are copied in the end, as after a crash.
-            tracing::warn!(upload = %presented.id, %error, "a part's row could not be taken away");
+        let tidied = match left {
+            // Who stood still before it made its file, and wakes up after the end, has made it anew.
+            Ok(true) => {
+                let key = self.objects.root().object(&upload.tenant, upload.object_id);
+                self.objects.part_discard(&key, part.epoch).await
+            }
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = tidied {
+            // The parts are copied in the end, as after a crash; a name goes with the object.
+            tracing::warn!(upload = %presented.id, %error, "what is left of a part stays for now");
         }
     }
 }
