@@ -27,7 +27,7 @@ mod s3;
 use keys::{ObjectKey, Root};
 
 pub use multipart::{Completion, Multipart, PartPage, SignedRequest, StoredPart};
-pub use part_writer::{Allot, Before, PartWriter, ended};
+pub use part_writer::{Allot, Before, PartWriter, SentPart, ended};
 pub use s3::S3Settings;
 
 /// Bytes as they come, in order. An `Err` ends it.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::keys::ObjectKey;
 use super::parts::part_size;
 use super::s3::{Part, Spare};
-use super::{CALL_TIMEOUT, Multipart, Objects, StoredPart};
+use super::{CALL_TIMEOUT, Multipart, Objects};
 use crate::error::{Error, Kind, Result};
 
 /// Together with the part that is being filled, a writer holds this many and one more.
@@ -35,6 +35,15 @@ pub struct Before {
     pub front: Vec<(ObjectKey, u64)>,
 }
 
+/// A part that the store has answered for.
+pub struct SentPart {
+    pub number: u32,
+    /// In bytes.
+    pub size: u64,
+    /// As the store wrote it.
+    pub etag: String,
+}
+
 /// Writes parts in order. Nothing is visible at the key; dropping it leaves what it wrote to who goes on.
 pub struct PartWriter {
     objects: Objects,
@@ -45,8 +54,8 @@ pub struct PartWriter {
     upload: Option<String>,
     numbers: Range<u32>,
     filling: Part,
-    sending: JoinSet<Result<(StoredPart, Vec<Bytes>)>>,
-    sent: Vec<StoredPart>,
+    sending: JoinSet<Result<(SentPart, Vec<Bytes>)>>,
+    sent: Vec<SentPart>,
     spare: Spare,
     failed: bool,
 }
@@ -139,7 +148,7 @@ impl PartWriter {
     }
 
     /// The parts that the store has, in order.
-    pub fn sent(&mut self) -> Vec<StoredPart> {
+    pub fn sent(&mut self) -> Vec<SentPart> {
         let mut sent = std::mem::take(&mut self.sent);
         sent.sort_unstable_by_key(|part| part.number);
         sent
@@ -214,7 +223,7 @@ impl PartWriter {
                         Kind::NotFound => ended().because(error),
                         _ => error,
                     })?;
-            let part = StoredPart { number, size, etag };
+            let part = SentPart { number, size, etag };
             Ok((part, pieces))
         });
         Ok(())

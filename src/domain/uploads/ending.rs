@@ -141,7 +141,7 @@ impl Domain {
         if let Some(multipart) = multipart
             && upload.received > 0
         {
-            return self.upload_complete(held, multipart).await;
+            return self.upload_join_parts(held, multipart).await;
         }
         if upload.received > 0 {
             return Err(Error::internal("nobody has written the bytes of an upload"));

@@ -12,7 +12,7 @@ use crate::id::ObjectId;
 use crate::metadata::objects::{FIRST_EPOCH, Intent};
 use crate::metadata::uploads::{Part, Piece, Upload};
 use crate::metadata::usage::Amount;
-use crate::objects::{Before, Completion, Lease, Multipart, PartWriter, StoredPart, Writer, ended};
+use crate::objects::{Before, Completion, Lease, Multipart, PartWriter, SentPart, Writer, ended};
 
 use super::super::Domain;
 use super::super::content::{Sink, pour};
@@ -136,7 +136,11 @@ impl Domain {
 
     /// Puts the object at its key, of its parts; whether every call to the store has ended. Done again, once
     /// that is done, it does nothing.
-    pub(super) async fn upload_complete(&self, held: &Held, multipart: Multipart) -> Result<bool> {
+    pub(super) async fn upload_join_parts(
+        &self,
+        held: &Held,
+        multipart: Multipart,
+    ) -> Result<bool> {
         let multipart = Arc::new(multipart);
         let mut upload = held.upload.clone();
         let key = self.objects.root().object(&upload.tenant, upload.object_id);
@@ -356,8 +360,8 @@ impl Domain {
     }
 }
 
-fn recorded(sent: Vec<StoredPart>) -> Vec<Part> {
+fn recorded(sent: Vec<SentPart>) -> Vec<Part> {
     sent.into_iter()
-        .map(|StoredPart { number, size, etag }| Part { number, size, etag })
+        .map(|SentPart { number, size, etag }| Part { number, size, etag })
         .collect()
 }
