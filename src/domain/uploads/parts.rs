@@ -19,8 +19,8 @@ use super::super::content::{Sink, pour};
 use super::super::quota::Reservation;
 use super::bodies::Bodies;
 use super::hashing::{frozen, thawed};
-use super::lost;
 use super::holding::{Held, holds};
+use super::lost;
 use super::receiving::{Leave, Recorded, SEGMENT};
 
 /// Fragments that the next one takes in: who sends single bytes would leave millions.
