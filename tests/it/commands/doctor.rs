@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::body::to_bytes;
 use axum::extract::Request;
@@ -302,7 +302,8 @@ async fn forwarded(
     match odd {
         Odd::NoConditions => {}
         Odd::Late => {
-            let then = SystemTime::now() - Duration::from_secs(3_600);
+            let date = headers["date"].to_str().unwrap();
+            let then = httpdate::parse_http_date(date).unwrap() - Duration::from_secs(3_600);
             let date = httpdate::fmt_http_date(then).parse().unwrap();
             headers.insert("date", date);
         }
