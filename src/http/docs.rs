@@ -166,6 +166,8 @@ pub fn document() -> Document {
             kinds.push(Kind::PreconditionFailed);
         }
         match name {
+            // A hold.
+            "deleteFile" | "replaceFileContent" | "putSigned" => kinds.push(Kind::Conflict),
             // The trash, an Idempotency-Key in use.
             "createSignedUrl" => kinds.extend([Kind::Forbidden, Kind::Gone, Kind::Conflict]),
             "updateFile" | "restoreFileVersion" | "copyFile" | "uploadFile" | "createImport"
