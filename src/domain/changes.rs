@@ -236,14 +236,8 @@ impl Domain {
                         legal_hold: false,
                         ..source
                     };
-                    if let Some((key, fingerprint, abandoned)) = claim {
-                        if let Some(since) = abandoned {
-                            tx.idempotency_forget(key, *since, expired).await?;
-                        }
-                        let done = once::done(*fingerprint, &file)?;
-                        if !tx.idempotency_record(key, fingerprint, &done, now).await? {
-                            return Ok(None);
-                        }
+                    if !once::record(tx, claim.as_ref(), &file, now, expired).await? {
+                        return Ok(None);
                     }
                     let retained = tx.object_retain(file.object_id).await?;
                     let sha256 = retained.ok_or_else(Error::not_found)?;

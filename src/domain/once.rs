@@ -15,9 +15,10 @@ use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
+use crate::metadata::Conn;
 use crate::metadata::idempotency::{Done, Record, RequestKey};
 
-use super::content::too_large;
+use super::content::{Claim, too_large};
 use super::{Caller, Domain};
 
 /// How long a key is remembered.
@@ -134,6 +135,25 @@ pub(super) fn made<T: DeserializeOwned>(done: &Done, body_sha256: &[u8; 32]) -> 
         return Err(another_request());
     }
     serde_json::from_str(&done.result).map_err(Error::internal)
+}
+
+/// Records, in the transaction that makes it, what a request with a key made; one without has nothing to
+/// record. False where another request has the key: nothing may be made.
+pub(super) async fn record(
+    tx: &mut Conn<'_>,
+    claim: Option<&Claim>,
+    made: &(impl Serialize + Sync),
+    now: Timestamp,
+    expired: Timestamp,
+) -> Result<bool> {
+    let Some((key, fingerprint, abandoned)) = claim else {
+        return Ok(true);
+    };
+    if let Some(since) = abandoned {
+        tx.idempotency_forget(key, *since, expired).await?;
+    }
+    let done = done(*fingerprint, made)?;
+    tx.idempotency_record(key, fingerprint, &done, now).await
 }
 
 pub(super) fn done(body_sha256: [u8; 32], result: &impl Serialize) -> Result<Done> {

@@ -129,14 +129,8 @@ impl Domain {
                 (intent, upload.clone(), event, claim),
                 move |tx, (intent, upload, event, claim)| {
                     async move {
-                        if let Some((key, fingerprint, abandoned)) = claim {
-                            if let Some(since) = abandoned {
-                                tx.idempotency_forget(key, *since, expired).await?;
-                            }
-                            let done = once::done(*fingerprint, upload)?;
-                            if !tx.idempotency_record(key, fingerprint, &done, now).await? {
-                                return Ok(false);
-                            }
+                        if !once::record(tx, claim.as_ref(), upload, now, expired).await? {
+                            return Ok(false);
                         }
                         tx.object_intend(intent).await?;
                         tx.upload_insert(upload).await?;

@@ -119,14 +119,8 @@ impl Domain {
             .write((event, link, claim), move |tx, (event, link, claim)| {
                 async move {
                     leads_somewhere(tx, link, now).await?;
-                    if let Some((key, fingerprint, abandoned)) = claim {
-                        if let Some(since) = abandoned {
-                            tx.idempotency_forget(key, *since, expired).await?;
-                        }
-                        let done = once::done(*fingerprint, link)?;
-                        if !tx.idempotency_record(key, fingerprint, &done, now).await? {
-                            return Ok(None);
-                        }
+                    if !once::record(tx, claim.as_ref(), link, now, expired).await? {
+                        return Ok(None);
                     }
                     if !tx.link_insert(link, reserved).await? {
                         return Err(taken());

@@ -28,11 +28,13 @@ use super::super::once::{self, Key, Once};
 use super::super::{Caller, Domain, quota};
 use super::locked;
 
+mod comparing;
 mod completing;
 mod parts;
 mod probing;
 
-pub use completing::{Completed, NamedPart};
+pub use comparing::NamedPart;
+pub use completing::Completed;
 pub use parts::Presented;
 
 /// URLs in one answer.
@@ -193,16 +195,9 @@ impl Domain {
                         event,
                         claim,
                     } = creation;
-                    if let Some((key, fingerprint, abandoned)) = claim {
-                        if let Some(since) = abandoned {
-                            tx.idempotency_forget(key, *since, expired).await?;
-                        }
-                        // Its URL is a secret, and is not kept.
-                        let done = once::done(*fingerprint, &upload.id)?;
-                        let now = intent.now;
-                        if !tx.idempotency_record(key, fingerprint, &done, now).await? {
-                            return Ok(false);
-                        }
+                    // Its URL is a secret, and is not kept.
+                    if !once::record(tx, claim.as_ref(), &upload.id, intent.now, expired).await? {
+                        return Ok(false);
                     }
                     tx.object_intend(intent).await?;
                     tx.upload_insert(upload).await?;
