@@ -1,7 +1,7 @@
 //! No step of a store passes by its fault points.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn source(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path);
@@ -31,14 +31,24 @@ fn s3_has_one_client_for_its_bucket() {
     let text = source("objects/s3.rs");
     assert_eq!(text.matches("ReqwestConnector::default()").count(), 1);
     assert_eq!(text.matches("points::between(").count(), 1);
-    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/objects/s3");
-    for module in fs::read_dir(modules).unwrap() {
-        let path = module.unwrap().path();
+    let modules = files_within(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/objects/s3"));
+    assert!(!modules.is_empty());
+    for path in modules {
         let text = fs::read_to_string(&path).unwrap();
         for client in ["ReqwestConnector", "reqwest::Client", "Client::builder"] {
             assert!(!text.contains(client), "{path:?} has a client of its own");
         }
     }
+}
+
+fn files_within(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let (directories, mut files): (Vec<_>, Vec<_>) = paths.partition(|path| path.is_dir());
+    for directory in directories {
+        files.extend(files_within(&directory));
+    }
+    files
 }
 
 #[test]
