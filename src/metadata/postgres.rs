@@ -17,6 +17,9 @@ use super::{COMMIT, Conn, Settings, waited};
 /// How often a transaction that PostgreSQL gave up for another's sake is tried.
 const ATTEMPTS: u32 = 8;
 
+/// How long an idle connection is taken to be alive.
+const TRUSTED: Duration = Duration::from_secs(1);
+
 #[derive(Clone)]
 pub(super) struct Pool {
     pool: PgPool,
@@ -56,6 +59,17 @@ impl Pool {
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)
             .acquire_timeout(settings.timeout)
+            // Each is tested when it is given back, and again only where that is a while ago: a test
+            // is a round trip, as long as most of what connections are lent for.
+            .test_before_acquire(false)
+            .before_acquire(|conn, lent| {
+                Box::pin(async move {
+                    if lent.idle_for >= TRUSTED {
+                        conn.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_with(options)
             .await?;
         let pool = Self {
