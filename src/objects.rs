@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::faults::Faults;
 use crate::id::ObjectId;
 use crate::metrics::{Metrics, Operation, Outcome, Store};
+use crate::trace::{self, span_within};
 
 pub mod keys;
 pub mod lifecycle;
@@ -451,14 +452,15 @@ impl Writer {
     }
 }
 
-/// Counts and times what a directory does.
+/// Counts and times what a directory does, and has it seen in traces.
 async fn measured<T>(
     metrics: &Store,
     operation: Operation,
     what: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let call = metrics.call(operation);
-    let outcome = what.await;
+    let span = span_within!("store", otel.name = %format_args!("store {}", operation.name()), "box.store" = "directory");
+    let outcome = what.await.inspect_err(|error| trace::failed(&span, error));
     call.ended(match &outcome {
         Ok(_) => Outcome::Ok,
         Err(error) if error.kind() == Kind::NotFound => Outcome::NotFound,
