@@ -9,6 +9,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     Sampler, SdkTracer, SdkTracerProvider, Span, SpanData, SpanProcessor,
 };
+use tracing::subscriber::Interest;
 use tracing::{Metadata, Subscriber};
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::Layer;
@@ -37,18 +38,26 @@ where
         .with_tracked_inactivity(false)
         .with_filter(
             dynamic_filter_fn(|metadata, _| is_wanted(metadata))
+                .with_callsite_filter(interest)
                 .with_max_level_hint(LevelFilter::INFO),
         )
 }
 
+fn interest(metadata: &'static Metadata<'static>) -> Interest {
+    match metadata.target() {
+        trace::ROOT if metadata.is_span() => Interest::always(),
+        trace::WITHIN if metadata.is_span() => Interest::sometimes(),
+        _ => Interest::never(),
+    }
+}
+
 fn is_wanted(metadata: &Metadata<'_>) -> bool {
-    metadata.is_span()
-        && match metadata.target() {
-            trace::ROOT => true,
-            // What no trace asks for, such as the rounds of the reaper, would be traces of one span.
-            trace::WITHIN => trace::is_recorded(),
-            _ => false,
-        }
+    match metadata.target() {
+        trace::ROOT => metadata.is_span(),
+        // What no trace asks for, such as the rounds of the reaper, would be traces of one span.
+        trace::WITHIN => metadata.is_span() && trace::is_recorded(),
+        _ => false,
+    }
 }
 
 #[derive(Debug)]
