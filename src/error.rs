@@ -148,11 +148,12 @@ impl Error {
         self.0.cause.as_deref()
     }
 
-    /// The whole story for the log: the detail and every cause below it.
+    /// The whole story for the log: the detail and every cause below it. Of an invalid part it has the place alone:
+    /// what is told of the part may repeat it, and a password that was no text is one still.
     pub fn story(&self) -> String {
         let mut story = self.0.detail.to_string();
         for part in &self.0.invalid {
-            story.push_str(&format!(" [{}: {}]", part.pointer, part.detail));
+            story.push_str(&format!(" [{}]", part.pointer));
         }
         let mut cause: Option<&dyn std::error::Error> = match self.cause() {
             Some(cause) => Some(cause),
