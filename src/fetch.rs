@@ -239,7 +239,7 @@ impl Fetcher {
             http.request.method = "GET",
             http.response.status_code = tracing::field::Empty,
             server.address = url.host_str(),
-            server.port = url.port_or_known_default(),
+            server.port = url.port_or_known_default().map(i64::from),
         );
         let failed = |failure: Failure| {
             span.record("error.type", failure.fault.as_str());
@@ -265,7 +265,8 @@ impl Fetcher {
                 if peer.is_some_and(|peer| !self.policy.allows(peer.ip())) {
                     return Err(failed(Refusal::Address.into()));
                 }
-                span.record("http.response.status_code", response.status().as_u16());
+                let status = i64::from(response.status().as_u16());
+                span.record("http.response.status_code", status);
                 Ok(response)
             }
             Ok(Err(error)) => Err(failed(failure(&error))),

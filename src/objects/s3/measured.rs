@@ -43,7 +43,7 @@ impl HttpService for Measured {
         match &outcome {
             Ok(answer) => {
                 let status = answer.status();
-                span.record("http.response.status_code", status.as_u16());
+                span.record("http.response.status_code", i64::from(status.as_u16()));
                 if is_transient(status) {
                     span.record("otel.status_code", "ERROR");
                 }
