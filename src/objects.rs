@@ -425,6 +425,8 @@ impl Writer {
     /// Makes the object durable and visible at its key. Once that is done, again does nothing.
     pub async fn finish(&mut self) -> Result<()> {
         match self {
+            // Else it would count as another call, that took no time.
+            Self::Local(writer, _) if writer.is_finished() => Ok(()),
             Self::Local(writer, metrics) => {
                 measured(metrics, Operation::Put, writer.finish()).await
             }

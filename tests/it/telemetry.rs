@@ -263,7 +263,7 @@ async fn items_of_imports_are_traces_and_origins_are_told_nothing(pair: Pair) {
     assert_eq!(told["import"], id(&import));
     assert_eq!(
         (&told["number"], &told["tenant"]),
-        (&json!(1), &json!("acme"))
+        (&json!(0), &json!("acme"))
     );
     let trace = hex::encode(&item.trace_id);
     let fetch = received.one(&trace, "fetch");
