@@ -179,3 +179,19 @@ impl std::fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_told_which_part_is_invalid_and_not_what_it_holds() {
+        let detail = "invalid type: integer `7318529460`, expected a string";
+        let error = Error::invalid("/password", detail);
+        assert_eq!(error.invalid_parts()[0].detail, detail);
+        assert_eq!(
+            error.story(),
+            "The request is not valid: see errors. [/password]"
+        );
+    }
+}
