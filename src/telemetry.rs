@@ -300,6 +300,22 @@ mod tests {
     }
 
     #[test]
+    fn log_lines_know_the_root_of_a_trace_and_nothing_within() {
+        for format in [Format::Json, Format::Pretty] {
+            let text = logged(format, "trace", false, || {
+                let request =
+                    tracing::info_span!(target: trace::ROOT, "request", request_id = "r-1");
+                let _entered = request.enter();
+                let within = trace::span_within!("database read", db.operation.name = "read");
+                assert!(within.is_disabled());
+                let _inside = within.enter();
+                tracing::info!("told");
+            });
+            assert!(text.contains("r-1") && !text.contains("read"), "{text}");
+        }
+    }
+
+    #[test]
     fn a_json_line_is_one_flat_object() {
         let text = logged(Format::Json, "info", true, || {
             let request = tracing::info_span!(
