@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Loaded, Overrides, Size, Sources, parse_duration};
 use crate::domain::audit::Anchor;
 use crate::http::docs;
-use crate::id::Tenant;
+use crate::id::{ClaimId, Tenant};
 use crate::telemetry;
 
 mod audit;
@@ -251,8 +251,8 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Token(args) => token(&loaded.config, &args),
         Command::Healthcheck => run_async(health::check(loaded.config)),
         Command::Serve { .. } => {
-            init_log(&loaded.config)?;
-            run_async(serve::serve(loaded.config))
+            let exporter = init_telemetry(&loaded.config)?;
+            run_async(serve::serve(loaded.config, exporter))
         }
         Command::Migrate => {
             init_log(&loaded.config)?;
@@ -297,8 +297,19 @@ fn run_async(
 
 fn init_log(config: &Config) -> Result<(), Failure> {
     let terminal = std::io::stderr().is_terminal();
-    telemetry::init(config.log.format, config.log.level.as_str(), terminal)?;
+    let level = config.log.level.as_str();
+    telemetry::init(config.log.format, level, terminal, None)?;
     Ok(())
+}
+
+/// Logs, and what a collector is handed: of a service, not of a command that ends by itself.
+fn init_telemetry(config: &Config) -> Result<Option<telemetry::Exporter>, Failure> {
+    let terminal = std::io::stderr().is_terminal();
+    let level = config.log.level.as_str();
+    let instance = ClaimId::new(Clock::system().now()).to_string();
+    let collector = config.telemetry.settings(&config.environment, instance);
+    let exporter = telemetry::init(config.log.format, level, terminal, collector)?;
+    Ok(exporter)
 }
 
 /// As `println!`, which panics where a pipe was closed.

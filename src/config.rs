@@ -34,6 +34,7 @@ mod secret;
 mod show;
 mod store;
 mod tables;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -59,12 +60,12 @@ pub use rate::{Rate, RateLimits};
 pub use secret::{MASK, Secret, SigningSecrets};
 pub use show::Entry;
 pub use store::{Endpoint, LONGEST_LEASE, SHORTEST_LEASE, Store, StoreUrl};
+pub use telemetry::{Headers, Ratio, RecordLevel, Telemetry};
 pub use units::{Size, parse_duration, short};
 pub use uploads::Uploads;
 pub use urls::Urls;
 
 use crate::objects;
-use crate::telemetry;
 
 /// The whole configuration. Serialised, it shows what was set, its secrets masked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -109,6 +110,7 @@ pub struct Config {
     pub lifecycle: Lifecycle,
     pub audit: Audit,
     pub log: Log,
+    pub telemetry: Telemetry,
 }
 
 impl Default for Config {
@@ -140,6 +142,7 @@ impl Default for Config {
             lifecycle: Lifecycle::default(),
             audit: Audit::default(),
             log: Log::default(),
+            telemetry: Telemetry::default(),
         }
     }
 }
@@ -199,8 +202,8 @@ impl Default for Reaper {
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     #[serde(with = "leaf")]
-    pub format: telemetry::Format,
-    /// A filter that [`telemetry::filter`] takes.
+    pub format: crate::telemetry::Format,
+    /// A filter that [`crate::telemetry::filter`] takes.
     #[serde(with = "leaf")]
     pub level: LogLevel,
 }
@@ -208,7 +211,7 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self {
-            format: telemetry::Format::Auto,
+            format: crate::telemetry::Format::Auto,
             level: LogLevel("info".to_owned()),
         }
     }
@@ -274,6 +277,7 @@ impl Config {
             self.fetch.check(),
             self.lifecycle.check(&self.trash),
             self.audit.check(),
+            self.telemetry.check(),
             self.check_others(),
         ]
         .into_iter()
@@ -473,7 +477,7 @@ impl Leaf for ForwardedBy {
     }
 }
 
-impl Leaf for telemetry::Format {
+impl Leaf for crate::telemetry::Format {
     const EXPECTED: &'static str = "auto, json or pretty";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -499,7 +503,7 @@ impl Leaf for LogLevel {
     const EXPECTED: &'static str = "a level (off, error, warn, info, debug or trace), or a filter such as info,box_service=debug";
 
     fn parse(text: &str) -> Result<Self, String> {
-        match telemetry::filter(text) {
+        match crate::telemetry::filter(text) {
             Ok(_) => Ok(Self(text.to_owned())),
             Err(problem) => Err(problem.to_string()),
         }

@@ -148,11 +148,12 @@ impl Error {
         self.0.cause.as_deref()
     }
 
-    /// The whole story for the log: the detail and every cause below it.
+    /// The whole story for the log: the detail and every cause below it. Of an invalid part it has the place alone:
+    /// what is told of the part may repeat it, and a password that was no text is one still.
     pub fn story(&self) -> String {
         let mut story = self.0.detail.to_string();
         for part in &self.0.invalid {
-            story.push_str(&format!(" [{}: {}]", part.pointer, part.detail));
+            story.push_str(&format!(" [{}]", part.pointer));
         }
         let mut cause: Option<&dyn std::error::Error> = match self.cause() {
             Some(cause) => Some(cause),
@@ -178,3 +179,19 @@ impl std::fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_told_which_part_is_invalid_and_not_what_it_holds() {
+        let detail = "invalid type: integer `7318529460`, expected a string";
+        let error = Error::invalid("/password", detail);
+        assert_eq!(error.invalid_parts()[0].detail, detail);
+        assert_eq!(
+            error.story(),
+            "The request is not valid: see errors. [/password]"
+        );
+    }
+}

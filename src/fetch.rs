@@ -20,6 +20,7 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::trace::span_within;
 
 pub mod address;
 mod body;
@@ -231,6 +232,20 @@ impl Fetcher {
         deadline: Instant,
     ) -> Result<Response, Failure> {
         self.policy.check(url)?;
+        // Nothing of it behind the host, which may be a secret; and no `traceparent` to strangers.
+        let span = span_within!(
+            "fetch",
+            otel.kind = "client",
+            http.request.method = "GET",
+            http.response.status_code = tracing::field::Empty,
+            server.address = url.host_str(),
+            server.port = url.port_or_known_default().map(i64::from),
+        );
+        let failed = |failure: Failure| {
+            span.record("error.type", failure.fault.as_str());
+            span.record("otel.status_code", "ERROR");
+            failure
+        };
         // As it is: then its length is known, and it can be taken up again where it broke.
         let request = self
             .http
@@ -248,12 +263,17 @@ impl Fetcher {
                 // The resolver has seen to it; a second look costs nothing.
                 let peer = response.remote_addr();
                 if peer.is_some_and(|peer| !self.policy.allows(peer.ip())) {
-                    return Err(Refusal::Address.into());
+                    return Err(failed(Refusal::Address.into()));
                 }
+                let status = i64::from(response.status().as_u16());
+                span.record("http.response.status_code", status);
                 Ok(response)
             }
-            Ok(Err(error)) => Err(failure(&error)),
-            Err(_) => Err(Failure::passing(Fault::Timeout, "no answer came in time")),
+            Ok(Err(error)) => Err(failed(failure(&error))),
+            Err(_) => {
+                let late = Failure::passing(Fault::Timeout, "no answer came in time");
+                Err(failed(late))
+            }
         }
     }
 

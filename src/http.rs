@@ -224,7 +224,7 @@ fn routed(app: &App, routes: Vec<Route>, rates: impl Fn(&Route) -> rate::Class) 
     let observer = observe::Observer::new(app, &routes);
     let mut router = Router::new();
     for route in routes {
-        let guard = guard::Guard::new(app, route.access, route.takes, rates(&route));
+        let guard = guard::Guard::new(app, &route, rates(&route));
         let guarded = route
             .handler
             .route_layer(from_fn_with_state(guard, guard::check));

@@ -6,7 +6,7 @@
 //!
 //! | row | modules | what they know |
 //! |---|---|---|
-//! | 1 | `clock`, `id`, `error`, `faults`, `metrics`, `places` | nothing of the others but each other |
+//! | 1 | `clock`, `id`, `error`, `faults`, `metrics`, `places`, `trace` | nothing of the others but each other |
 //! | 2 | `telemetry`; `metadata`: the database; `objects`: the store; `fetch`: outgoing HTTP | nothing of each other |
 //! | 3 | `config` | what can be configured |
 //! | 4 | `auth`: tokens in, principals out; `domain`: the rules | no HTTP, no SQL, no names of keys |
@@ -32,4 +32,5 @@ pub mod objects;
 pub mod places;
 pub mod server;
 pub mod telemetry;
+pub mod trace;
 pub mod workers;

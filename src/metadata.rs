@@ -14,6 +14,7 @@ use sqlx::PgConnection;
 use crate::error::{Error, Result};
 use crate::faults::Faults;
 use crate::metrics::Histogram;
+use crate::trace::{self, span_within};
 
 /// Expands one body for both drivers: `$c` is the driver's own connection in each.
 macro_rules! on {
@@ -132,8 +133,24 @@ enum Db {
     Postgres(postgres::Pool),
 }
 
+impl Db {
+    /// As OpenTelemetry calls it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgresql",
+        }
+    }
+}
+
 /// A connection that reads what was committed.
-pub enum Reader {
+pub struct Reader {
+    lent: Lent,
+    /// For as long as it is lent.
+    _span: tracing::Span,
+}
+
+enum Lent {
     Sqlite(sqlx::pool::PoolConnection<sqlx::Sqlite>),
     Postgres(postgres::Lease),
 }
@@ -148,9 +165,9 @@ pub enum Conn<'c> {
 
 impl Reader {
     pub fn conn(&mut self) -> Conn<'_> {
-        match self {
-            Self::Sqlite(conn) => Conn::Sqlite(sqlite::Connection::new(conn)),
-            Self::Postgres(lease) => lease.conn(),
+        match &mut self.lent {
+            Lent::Sqlite(conn) => Conn::Sqlite(sqlite::Connection::new(conn)),
+            Lent::Postgres(lease) => lease.conn(),
         }
     }
 }
@@ -202,12 +219,26 @@ impl Metadata {
     }
 
     pub async fn reader(&self) -> Result<Reader> {
+        let span = span_within!(
+            "database read",
+            otel.kind = "client",
+            db.system.name = self.db.name(),
+            db.operation.name = "read",
+        );
+        let lent = self
+            .lend()
+            .await
+            .inspect_err(|error| trace::failed(&span, error))?;
+        Ok(Reader { lent, _span: span })
+    }
+
+    async fn lend(&self) -> Result<Lent> {
         self.faults.step(READ).await?;
         Ok(match &self.db {
             Db::Sqlite(sqlite) => {
-                Reader::Sqlite(waited(&self.waits, sqlite.readers().acquire()).await?)
+                Lent::Sqlite(waited(&self.waits, sqlite.readers().acquire()).await?)
             }
-            Db::Postgres(pool) => Reader::Postgres(pool.lease().await?),
+            Db::Postgres(pool) => Lent::Postgres(pool.lease().await?),
         })
     }
 
@@ -231,13 +262,26 @@ impl Metadata {
             + Sync
             + 'static,
     {
-        self.faults.step(BEGIN).await?;
-        let value = match &self.db {
-            Db::Sqlite(sqlite) => sqlite.write(input, body).await?,
-            Db::Postgres(pool) => pool.write(&input, &body).await?,
+        // Whose transaction it is, which says more than its statements, and nothing of their values.
+        let span = span_within!(
+            "database write",
+            otel.kind = "client",
+            db.system.name = self.db.name(),
+            db.operation.name = "transaction",
+            code.function.name = std::any::type_name::<F>().trim_end_matches("::{{closure}}"),
+        );
+        let transaction = async {
+            self.faults.step(BEGIN).await?;
+            let value = match &self.db {
+                Db::Sqlite(sqlite) => sqlite.write(input, body).await?,
+                Db::Postgres(pool) => pool.write(&input, &body).await?,
+            };
+            self.faults.step(COMMITTED).await?;
+            Ok(value)
         };
-        self.faults.step(COMMITTED).await?;
-        Ok(value)
+        transaction
+            .await
+            .inspect_err(|error| trace::failed(&span, error))
     }
 
     /// Connections of this process that are lent, that are idle, and the most there may be: on SQLite, of

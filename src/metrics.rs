@@ -21,6 +21,7 @@ mod imports;
 mod lifecycle;
 mod links;
 mod store;
+mod telemetry;
 
 pub use audit::Audit;
 pub use histogram::Histogram;
@@ -29,6 +30,7 @@ pub use imports::Imports;
 pub use lifecycle::Lifecycle;
 pub use links::Links;
 pub use store::{Call, Operation, Outcome, Store};
+pub use telemetry::{HandedOver, Signal, handed_over};
 
 /// The media type of [`Metrics::page`].
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -143,6 +145,7 @@ impl Default for Metrics {
         build
             .get_or_create(&[("version", env!("CARGO_PKG_VERSION"))])
             .set(1);
+        telemetry::register(&mut at);
         let all = All {
             http: Http::register(&mut at),
             refusals: Refusals::register(&mut at),
@@ -255,6 +258,11 @@ impl Database {
 struct Register<'r>(&'r mut Registry);
 
 impl Register<'_> {
+    /// One that was there before.
+    fn put<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: &M) {
+        self.0.register(name, help, metric.clone());
+    }
+
     fn add<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
         let metric = M::default();
         self.0.register(name, help, metric.clone());

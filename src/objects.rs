@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::faults::Faults;
 use crate::id::ObjectId;
 use crate::metrics::{Metrics, Operation, Outcome, Store};
+use crate::trace::{self, span_within};
 
 pub mod keys;
 pub mod lifecycle;
@@ -424,6 +425,8 @@ impl Writer {
     /// Makes the object durable and visible at its key. Once that is done, again does nothing.
     pub async fn finish(&mut self) -> Result<()> {
         match self {
+            // Else it would count as another call, that took no time.
+            Self::Local(writer, _) if writer.is_finished() => Ok(()),
             Self::Local(writer, metrics) => {
                 measured(metrics, Operation::Put, writer.finish()).await
             }
@@ -451,14 +454,15 @@ impl Writer {
     }
 }
 
-/// Counts and times what a directory does.
+/// Counts and times what a directory does, and has it seen in traces.
 async fn measured<T>(
     metrics: &Store,
     operation: Operation,
     what: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let call = metrics.call(operation);
-    let outcome = what.await;
+    let span = span_within!("store", otel.name = %format_args!("store {}", operation.name()), "box.store" = "directory");
+    let outcome = what.await.inspect_err(|error| trace::failed(&span, error));
     call.ended(match &outcome {
         Ok(_) => Outcome::Ok,
         Err(error) if error.kind() == Kind::NotFound => Outcome::NotFound,

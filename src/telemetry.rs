@@ -1,4 +1,5 @@
-//! Log lines on standard error: JSON for machines, a compact form for people.
+//! Log lines on standard error: JSON for machines, a compact form for people. Traces, and lines of the higher
+//! levels, also to a collector, where there is one.
 
 use std::fmt;
 
@@ -6,13 +7,22 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::metadata::LevelFilter;
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::format::{JsonFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::trace;
+
+mod otlp;
+mod records;
+mod spans;
+
+pub use otlp::{Exporter, Exporting, Settings};
 
 /// What a log line looks like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,14 +62,27 @@ pub enum TelemetryError {
 }
 
 /// Sends the events of this process that pass the filter `level` to standard error, also those
-/// of libraries that use `log`. Once in a process.
+/// of libraries that use `log`. With a collector, what is for it waits until the answer is started. Once in a process.
 ///
 /// # Errors
 /// A filter that [`filter`] refuses; a second call.
-pub fn init(format: Format, level: &str, stderr_is_terminal: bool) -> Result<(), TelemetryError> {
-    subscriber(format, filter(level)?, stderr_is_terminal, std::io::stderr)
+pub fn init(
+    format: Format,
+    level: &str,
+    stderr_is_terminal: bool,
+    collector: Option<Settings>,
+) -> Result<Option<Exporter>, TelemetryError> {
+    let (subscriber, exporter) = subscriber(
+        format,
+        filter(level)?,
+        stderr_is_terminal,
+        std::io::stderr,
+        collector,
+    );
+    subscriber
         .try_init()
-        .map_err(|_| TelemetryError::AlreadySet)
+        .map_err(|_| TelemetryError::AlreadySet)?;
+    Ok(exporter)
 }
 
 /// What [`init`] sets up, for any writer.
@@ -68,11 +91,40 @@ pub fn subscriber<W>(
     filter: EnvFilter,
     terminal: bool,
     writer: W,
-) -> Box<dyn Subscriber + Send + Sync>
+    collector: Option<Settings>,
+) -> (Box<dyn Subscriber + Send + Sync>, Option<Exporter>)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry();
+    let Some(settings) = collector else {
+        return (lines(registry, format, filter, terminal, writer), None);
+    };
+    let (sampling, level) = (settings.sampling, settings.logs);
+    let (exporter, spans, records) = Exporter::new(settings);
+    let registry = registry
+        .with(spans::layer(spans, sampling))
+        .with(records::layer(records, level));
+    let subscriber = lines(registry, format, filter, terminal, writer);
+    (subscriber, Some(exporter))
+}
+
+/// Log lines, beside what the registry has already.
+fn lines<S, W>(
+    registry: S,
+    format: Format,
+    filter: EnvFilter,
+    terminal: bool,
+    writer: W,
+) -> Box<dyn Subscriber + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = filter.and(
+        filter_fn(|metadata| metadata.target() != trace::WITHIN)
+            .with_max_level_hint(LevelFilter::TRACE),
+    );
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     let json = match format {
         Format::Json => true,
@@ -84,9 +136,10 @@ where
             .with_ansi(false)
             .fmt_fields(JsonFields::new())
             .event_format(FlatJson);
-        Box::new(registry.with(layer))
+        Box::new(registry.with(layer.with_filter(filter)))
     } else {
-        Box::new(registry.with(layer.compact().with_ansi(terminal)))
+        let layer = layer.compact().with_ansi(terminal);
+        Box::new(registry.with(layer.with_filter(filter)))
     }
 }
 
@@ -238,11 +291,28 @@ mod tests {
     fn logged(format: Format, level: &str, terminal: bool, events: impl FnOnce()) -> String {
         let memory = Memory::default();
         let writer = memory.clone();
-        let subscriber = subscriber(format, filter(level).unwrap(), terminal, move || {
-            writer.clone()
-        });
+        let filter = filter(level).unwrap();
+        let (subscriber, exporter) =
+            subscriber(format, filter, terminal, move || writer.clone(), None);
+        assert!(exporter.is_none());
         tracing::subscriber::with_default(subscriber, events);
         String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn log_lines_know_the_root_of_a_trace_and_nothing_within() {
+        for format in [Format::Json, Format::Pretty] {
+            let text = logged(format, "trace", false, || {
+                let request =
+                    tracing::info_span!(target: trace::ROOT, "request", request_id = "r-1");
+                let _entered = request.enter();
+                let within = trace::span_within!("database read", db.operation.name = "read");
+                assert!(within.is_disabled());
+                let _inside = within.enter();
+                tracing::info!("told");
+            });
+            assert!(text.contains("r-1") && !text.contains("read"), "{text}");
+        }
     }
 
     #[test]

@@ -12,11 +12,22 @@ use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::server;
+use crate::telemetry::Exporter;
 
 use super::{Failure, data_dir, print};
 
-pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
+pub(super) async fn serve(config: Config, exporter: Option<Exporter>) -> Result<ExitCode, Failure> {
     let signals = Signals::listen()?;
+    let exporting = exporter.map(Exporter::start).transpose()?;
+    let served = serve_until(config, signals).await;
+    // Also what a service says that could not start.
+    if let Some(exporting) = exporting {
+        exporting.end().await;
+    }
+    served
+}
+
+async fn serve_until(config: Config, signals: Signals) -> Result<ExitCode, Failure> {
     raise_file_limit();
     refuse_huge_pages();
     let lock = if data_dir::is_used(&config) {
@@ -45,6 +56,7 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
         environment = %app.config.environment,
         database = %app.config.database_url(),
         store = %app.config.store_url(),
+        collector = app.config.telemetry.endpoint.as_ref().map(tracing::field::display),
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );

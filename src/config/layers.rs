@@ -16,12 +16,20 @@ const PREFIX: &str = "BOX_";
 const FILE_VARIABLE: &str = "BOX_CONFIG";
 const OVERLAYS: &str = "environments";
 
+/// Variables that OpenTelemetry gives a name, and the keys that they set: those of our own win.
+const STANDARD: [(&str, &str); 3] = [
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.endpoint"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "telemetry.headers"),
+    ("OTEL_SERVICE_NAME", "telemetry.service_name"),
+];
+
 /// Everything outside the program that a configuration is made from.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// `--config`; else `BOX_CONFIG` names the file; with neither there is none.
     pub file: Option<PathBuf>,
-    /// The environment's variables; those that don't start with `BOX_` are passed over.
+    /// The environment's variables; those that don't start with `BOX_` are passed over, but for three of
+    /// OpenTelemetry's.
     pub variables: Vec<(OsString, OsString)>,
     pub overrides: Overrides,
 }
@@ -75,7 +83,7 @@ pub(super) fn read(sources: &Sources) -> Result<(Figment, Config), ConfigError> 
         Some(path) => read_file(&path)?,
         None => (None, Vec::new()),
     };
-    let mut outer = Vec::new();
+    let mut outer = standard(sources);
     for (name, value) in &sources.variables {
         outer.extend(variable(&keys, name, value)?);
     }
@@ -107,6 +115,7 @@ pub(super) fn problems(sources: &Sources) -> Result<Vec<ConfigError>, ConfigErro
             Err(problem) => found.push(problem),
         }
     }
+    layers.extend(standard(sources));
     for (name, value) in &sources.variables {
         match variable(&keys, name, value) {
             Ok(layer) => layers.extend(layer),
@@ -309,6 +318,21 @@ fn overlay(file: &str, name: &str, table: Value) -> Result<Layer, ConfigError> {
         environment: Some(environment),
         values,
     })
+}
+
+/// What OpenTelemetry's own variables set. An empty one sets nothing, as its specification has it.
+fn standard(sources: &Sources) -> Vec<Layer> {
+    let set = |name: &str| {
+        let found = sources.variables.iter().find(|(known, _)| known == name);
+        found.and_then(|(_, value)| value.to_str())
+    };
+    STANDARD
+        .into_iter()
+        .filter_map(|(name, key)| {
+            let value = set(name).filter(|value| !value.is_empty())?;
+            Some(Layer::of_one(key, value, name.to_owned()))
+        })
+        .collect()
 }
 
 fn variable(

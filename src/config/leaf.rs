@@ -18,6 +18,8 @@ pub(crate) enum Native {
     Text,
     Bool,
     Integer,
+    /// Whole numbers too.
+    Fraction,
     List,
 }
 
@@ -69,7 +71,8 @@ struct LeafVisitor<T>(PhantomData<T>);
 
 impl<T: Leaf> LeafVisitor<T> {
     fn native<E: de::Error>(native: Native, text: &str, found: &str) -> Result<T, E> {
-        if T::NATIVE == native {
+        let whole = native == Native::Integer && T::NATIVE == Native::Fraction;
+        if T::NATIVE == native || whole {
             T::parse(text).map_err(E::custom)
         } else {
             Err(E::custom(wrong_type::<T>(found)))
@@ -100,8 +103,9 @@ impl<'de, T: Leaf> Visitor<'de> for LeafVisitor<T> {
         Self::native(Native::Integer, &value.to_string(), "a number")
     }
 
-    fn visit_f64<E: de::Error>(self, _value: f64) -> Result<T, E> {
-        Err(E::custom(wrong_type::<T>("a number with a fraction")))
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<T, E> {
+        let found = "a number with a fraction";
+        Self::native(Native::Fraction, &value.to_string(), found)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<T, A::Error> {

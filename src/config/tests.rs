@@ -9,6 +9,7 @@ use super::*;
 
 mod issuers;
 mod lifecycle;
+mod telemetry;
 
 const SECRET: &str = "0123456789012345678901234567890123456789";
 

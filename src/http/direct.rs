@@ -11,7 +11,6 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use tracing::Instrument;
 
 use crate::app::App;
 use crate::domain::Caller;
@@ -20,6 +19,7 @@ use crate::domain::uploads::Upload;
 use crate::domain::uploads::direct::{Completed, NamedPart, Presented, Target};
 use crate::error::{Error, Result};
 use crate::id::{Tenant, UploadId};
+use crate::trace;
 
 use super::extract::{self, Acting, PathId, Query, Remote};
 use super::files::created;
@@ -189,7 +189,7 @@ pub(super) async fn complete(
     // It must run to its end even when the client is gone, which drops this handler.
     let completed = app
         .tasks
-        .spawn(work.in_current_span())
+        .spawn(trace::carried(work))
         .await
         .map_err(Error::internal)??;
     Ok(match completed {
@@ -236,7 +236,7 @@ pub(super) async fn put_granted(
     // It must run to its end even when the client is gone, which drops this handler.
     let etag = app
         .tasks
-        .spawn(work.in_current_span())
+        .spawn(trace::carried(work))
         .await
         .map_err(Error::internal)??;
     Ok((StatusCode::OK, [(ETAG, etag)]).into_response())

@@ -19,13 +19,14 @@ use crate::config::Cors;
 use crate::domain::audit::Access;
 use crate::domain::{Caller, Domain};
 use crate::error::{Error, Kind, Result};
+use crate::trace::{self, span_within};
 
 use super::address::Address;
 use super::extract::Remote;
 use super::observe::REQUEST_ID;
 use super::rate::{Class, RATELIMIT, RATELIMIT_POLICY, Standing};
 use super::upload::FORM_OVERHEAD;
-use super::{Access as Allowed, Takes, archives, audit, digest, direct, extract, tus};
+use super::{Access as Allowed, Route, Takes, archives, audit, digest, direct, extract, tus};
 
 /// Who was let in.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ pub(super) struct Guard {
     tokens: Arc<Tokens>,
     access: Allowed,
     takes: Takes,
+    /// What the route does, by its name in the API's description.
+    operation: Option<&'static str>,
     rates: Class,
     /// Of a file, in bytes.
     most: u64,
@@ -45,13 +48,14 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    pub(super) fn new(app: &App, access: Allowed, takes: Takes, rates: Class) -> Self {
+    pub(super) fn new(app: &App, route: &Route, rates: Class) -> Self {
         Self {
+            operation: route.operation,
             domain: app.domain.clone(),
             rates,
             tokens: app.tokens.clone(),
-            access,
-            takes,
+            access: route.access,
+            takes: route.takes,
             most: app.config.limits.max_file_size.bytes(),
             most_ids: archives::most_of_body(app),
         }
@@ -147,7 +151,9 @@ pub(super) async fn check(
             if let Some(who) = &who {
                 request.extensions_mut().insert(who.clone());
             }
-            let mut response = next.run(request).await;
+            let operation = guard.operation.unwrap_or("page");
+            let deed = span_within!("deed", otel.name = operation);
+            let mut response = trace::within(deed, next.run(request)).await;
             if let Some(who) = who {
                 response.extensions_mut().insert(who);
             }

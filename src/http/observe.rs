@@ -14,12 +14,16 @@ use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Body as _, Frame, SizeHint};
+use opentelemetry::KeyValue;
+use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
 use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::app::App;
 use crate::clock::{Clock, Timestamp};
 use crate::id::EventId;
 use crate::metrics::{self, Active, Metrics};
+use crate::trace;
 
 use super::address::{Address, Proxies};
 use super::extract::Peer;
@@ -39,6 +43,8 @@ pub(super) struct Observer {
     metrics: Metrics,
     measures: Arc<Measures>,
     proxies: Arc<Proxies>,
+    /// Whether spans are handed over to somebody.
+    traced: bool,
 }
 
 impl Observer {
@@ -49,6 +55,7 @@ impl Observer {
             measures: Arc::new(Measures::new(&metrics.http, routes)),
             metrics,
             proxies: Arc::new(Proxies::new(&app.config)),
+            traced: app.config.telemetry.endpoint.is_some(),
         }
     }
 }
@@ -65,13 +72,15 @@ pub(super) async fn observe(
     let id = request_id(request.headers(), began);
     let peer = request.extensions().get::<Peer>();
     let address = peer.map(|peer| observer.proxies.client(peer.0.ip(), request.headers()));
-    let span = tracing::info_span!("request", request_id = %id);
+    let traced = observer.traced && route.as_ref().is_none_or(|route| is_worth(route.as_str()));
+    let (span, trace_id) = span(request.headers(), &id, traced);
     let mut line = Line {
         method: request.method().clone(),
         route,
         measures: measures.clone(),
         _active: Active::count(&observer.metrics.http.active),
-        trace_id: trace_id(request.headers()).map(str::to_owned),
+        trace_id,
+        traced,
         began,
         clock,
         status: 0,
@@ -137,24 +146,33 @@ fn request_id(headers: &HeaderMap, now: Timestamp) -> String {
         .map_or_else(|| EventId::new(now).to_string(), str::to_owned)
 }
 
-/// The trace that the request is a part of (W3C Trace Context, section 3.2: version, trace id,
-/// parent id and flags, in lower-case hexadecimal digits).
-fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let mut parts = text.split('-');
-    let (version, trace, parent) = (parts.next()?, parts.next()?, parts.next()?);
-    let hex = |text: &str, length: usize| {
-        text.len() == length
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let sound = hex(version, 2)
-        && version != "ff"
-        && hex(trace, 32)
-        && trace.bytes().any(|b| b != b'0')
-        && hex(parent, 16);
-    sound.then_some(trace)
+/// What asks every few seconds, for the sake of the process and not of anybody's, makes no traces.
+fn is_worth(route: &str) -> bool {
+    !route.starts_with("/health") && route != "/metrics"
+}
+
+/// The request's span, and the id of the trace that it is a part of: of one that the caller names (W3C Trace
+/// Context), or of a new one, where traces are made here.
+fn span(headers: &HeaderMap, id: &str, traced: bool) -> (tracing::Span, Option<String>) {
+    let caller = caller(headers);
+    let named = |caller: SpanContext| caller.trace_id().to_string();
+    if !traced {
+        let span = tracing::info_span!("request", request_id = %id);
+        return (span, caller.map(named));
+    }
+    let span = tracing::info_span!(target: trace::ROOT, "request", request_id = %id);
+    if let Some(caller) = caller.clone() {
+        trace::follow(&span, caller);
+    }
+    let trace_id = trace::id(&span).or_else(|| caller.map(named));
+    (span, trace_id)
+}
+
+fn caller(headers: &HeaderMap) -> Option<SpanContext> {
+    let parent = headers.get(trace::TRACEPARENT)?.to_str().ok()?;
+    let states = headers.get_all("tracestate").iter();
+    let states: Vec<&str> = states.filter_map(|value| value.to_str().ok()).collect();
+    trace::caller(parent, &states.join(","))
 }
 
 /// The log line and the metrics of a request, written when its answer has been sent or given up.
@@ -164,6 +182,7 @@ struct Line {
     measures: metrics::Route,
     _active: Active,
     trace_id: Option<String>,
+    traced: bool,
     began: Timestamp,
     clock: Clock,
     status: u16,
@@ -177,6 +196,45 @@ struct Line {
     expected: Option<u64>,
     ended: bool,
     span: tracing::Span,
+}
+
+impl Line {
+    /// Gives the span what a span of a server has (OpenTelemetry's semantic conventions for HTTP), but for paths and
+    /// queries, which hold names and seals.
+    fn describe(&self, route: &str) {
+        let context = self.span.context();
+        let span = context.span();
+        if !span.is_recording() {
+            return;
+        }
+        let method = self.method.as_str().to_owned();
+        span.update_name(format!("{method} {route}"));
+        let mut attributes = vec![
+            KeyValue::new("http.request.method", method),
+            KeyValue::new("http.route", route.to_owned()),
+            KeyValue::new("http.response.body.size", saturated(self.bytes)),
+        ];
+        // None where the client was gone before there was one.
+        if self.status > 0 {
+            let status = i64::from(self.status);
+            attributes.push(KeyValue::new("http.response.status_code", status));
+        }
+        if self.status >= 500 {
+            attributes.push(KeyValue::new("error.type", self.status.to_string()));
+            span.set_status(Status::error(""));
+        }
+        if let Some(tenant) = &self.tenant {
+            attributes.push(KeyValue::new("box.tenant", tenant.clone()));
+        }
+        if let Some(address) = self.address {
+            attributes.push(KeyValue::new("client.address", address.to_string()));
+        }
+        span.set_attributes(attributes);
+    }
+}
+
+fn saturated(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl Drop for Line {
@@ -193,6 +251,9 @@ impl Drop for Line {
         let tenant = self.tenant.as_deref();
         let trace_id = self.trace_id.as_deref();
         let remote_ip = self.address.map(tracing::field::display);
+        if self.traced {
+            self.describe(route);
+        }
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(

@@ -15,7 +15,6 @@ use futures::StreamExt;
 use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use tracing::Instrument;
 
 use crate::app::App;
 use crate::domain::Caller;
@@ -24,6 +23,7 @@ use crate::domain::uploads::{Append, Check, State as Of, Strategy, Upload};
 use crate::error::{Error, Kind, Result};
 use crate::id::{Tenant, UploadId};
 use crate::places::Place;
+use crate::trace;
 
 use super::extract::{self, Acting, PathId, Query};
 use super::{digest, media_type, once, upload};
@@ -265,7 +265,7 @@ pub(super) async fn head(
         let ending = async move { domain.upload_end(&caller, &tried, media_type::sniff).await };
         upload = app
             .tasks
-            .spawn(ending.in_current_span())
+            .spawn(trace::carried(ending))
             .await
             .map_err(Error::internal)??;
     }
@@ -386,7 +386,7 @@ async fn receive(
     };
     // It must run to its end even when the client is gone, which drops this handler.
     app.tasks
-        .spawn(work.in_current_span())
+        .spawn(trace::carried(work))
         .await
         .map_err(Error::internal)?
 }

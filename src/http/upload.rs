@@ -13,7 +13,6 @@ use axum::http::{HeaderMap, Method};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
-use tracing::Instrument;
 
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -24,6 +23,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::{FileId, Tenant};
 use crate::objects::ByteStream;
 use crate::places::Place;
+use crate::trace;
 
 use super::conditional::{self, Outcome, Validators};
 use super::content::content_tag;
@@ -84,7 +84,7 @@ pub(super) async fn upload(
     // It must run to its end even when the client is gone, which drops this handler.
     let file = app
         .tasks
-        .spawn(work.in_current_span())
+        .spawn(trace::carried(work))
         .await
         .map_err(Error::internal)??;
     Ok(created(&app, file))
@@ -162,7 +162,7 @@ pub(super) async fn replace_content(
     // It must run to its end even when the client is gone, which drops this handler.
     let file = app
         .tasks
-        .spawn(work.in_current_span())
+        .spawn(trace::carried(work))
         .await
         .map_err(Error::internal)??;
     let tag = content_tag(&Content::from(&file));

@@ -22,6 +22,12 @@ pub enum Operation {
     List,
 }
 
+impl Operation {
+    pub fn name(self) -> &'static str {
+        OPERATIONS[self as usize].1
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

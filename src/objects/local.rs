@@ -482,13 +482,17 @@ impl Writer {
         }
     }
 
+    pub(super) fn is_finished(&self) -> bool {
+        matches!(self.progress, Progress::Finished)
+    }
+
     pub(super) async fn finish(&mut self) -> Result<()> {
         self.finish_with(Vec::new()).await
     }
 
     /// Writes the last bytes and finishes, in one hop to the blocking pool.
     pub(super) async fn finish_with(&mut self, chunks: Vec<Bytes>) -> Result<()> {
-        if matches!(self.progress, Progress::Finished) && chunks.is_empty() {
+        if self.is_finished() && chunks.is_empty() {
             return Ok(());
         }
         let file = self.take_file()?;

@@ -15,6 +15,7 @@ use super::parts::part_size;
 use super::s3::{Part, Spare};
 use super::{CALL_TIMEOUT, Multipart, Objects};
 use crate::error::{Error, Kind, Result};
+use crate::trace;
 
 /// Together with the part that is being filled, a writer holds this many and one more.
 const IN_FLIGHT: usize = 2;
@@ -211,7 +212,7 @@ impl PartWriter {
         let front = std::mem::take(&mut self.front);
         let pieces = std::mem::take(&mut self.filling).into_pieces();
         let (objects, multipart) = (self.objects.clone(), self.multipart.clone());
-        self.sending.spawn(async move {
+        self.sending.spawn(trace::carried(async move {
             let mut bytes = read(&objects, front).await?;
             bytes.extend(pieces.iter().cloned());
             let size = bytes.iter().map(|piece| piece.len() as u64).sum();
@@ -225,7 +226,7 @@ impl PartWriter {
                     })?;
             let part = SentPart { number, size, etag };
             Ok((part, pieces))
-        });
+        }));
         Ok(())
     }
 

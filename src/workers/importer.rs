@@ -12,12 +12,14 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::domain::Domain;
 use crate::domain::imports::{Grant, Running, Work};
 use crate::error::Result;
 use crate::http::media_type;
 use crate::id::{ClaimId, ImportId, Tenant};
+use crate::trace;
 
 /// How often a look is taken for what nobody told of: other processes' imports, and pauses that are over.
 const LOOK: Duration = Duration::from_secs(1);
@@ -291,7 +293,15 @@ impl Importer {
         };
         let gates = self.gates.of(&work);
         let (domain, large) = (self.domain.clone(), self.large.clone());
-        let task = self.tasks.spawn(async move {
+        let held = &work.item.held;
+        let span = tracing::info_span!(
+            target: trace::ROOT,
+            "import item",
+            tenant = %held.tenant,
+            import = %held.import,
+            number = held.number,
+        );
+        let fetching = async move {
             let place = tokio::select! {
                 place = gates.enter() => Some(place),
                 () = stop.cancelled() => None,
@@ -299,7 +309,8 @@ impl Importer {
             domain
                 .import_item(&work, media_type::sniff, place, large, stop)
                 .await;
-        });
+        };
+        let task = self.tasks.spawn(fetching.instrument(span));
         self.flights.insert(task.id(), flight);
     }
 

@@ -30,5 +30,6 @@ mod quotas;
 mod restore;
 mod search;
 mod signed;
+mod telemetry;
 mod tus;
 mod versions;

@@ -18,6 +18,7 @@ use crate::http::extract::{self, Acting, Query};
 use crate::http::lines::Lines;
 use crate::http::{media_type, problem, types};
 use crate::objects::ByteStream;
+use crate::trace;
 
 /// Items in one request; the longest document of JSON, in bytes; and the longest line, where they come as lines.
 const MOST: usize = 10_000;
@@ -92,7 +93,7 @@ async fn document(mut batch: LinkBatch, bytes: &[u8]) -> Result<Response> {
 async fn lines(batch: LinkBatch, source: ByteStream) -> Result<Response> {
     // There is room for all of them: a client may send all it has before it reads.
     let (answers, mut chunks) = mpsc::channel(CHUNKS + 1);
-    tokio::spawn(make_lines(batch, source, answers));
+    tokio::spawn(trace::carried(make_lines(batch, source, answers)));
     let first = match chunks.next().await {
         Some(first) => first?,
         None => return Err(Error::internal("no lines were answered")),

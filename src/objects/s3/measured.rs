@@ -1,9 +1,11 @@
-//! Counts and times every request to S3, whoever makes it and however often.
+//! Counts and times every request to S3, whoever makes it and however often, and has it seen in traces.
 
 use object_store::client::{HttpClient, HttpError, HttpRequest, HttpResponse, HttpService};
 use reqwest::StatusCode;
+use reqwest::header::HeaderValue;
 
 use crate::metrics::{Operation, Outcome, Store};
+use crate::trace::{self, span_within};
 
 use super::retries::is_transient;
 
@@ -19,10 +21,38 @@ struct Measured {
 
 #[async_trait::async_trait]
 impl HttpService for Measured {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let operation = operation(request.method().as_str(), request.uri().query());
         let call = self.metrics.call(operation);
+        let span = span_within!(
+            "store",
+            otel.name = %format_args!("store {}", operation.name()),
+            otel.kind = "client",
+            "box.store" = "s3",
+            http.request.method = request.method().as_str(),
+            http.response.status_code = tracing::field::Empty,
+            server.address = request.uri().host(),
+        );
+        // Behind the signature, which is of the fields that it names, and so not of this one.
+        if let Some(value) = trace::traceparent(&span)
+            && let Ok(value) = HeaderValue::try_from(value)
+        {
+            request.headers_mut().insert(trace::TRACEPARENT, value);
+        }
         let outcome = self.http.execute(request).await;
+        match &outcome {
+            Ok(answer) => {
+                let status = answer.status();
+                span.record("http.response.status_code", i64::from(status.as_u16()));
+                if is_transient(status) {
+                    span.record("otel.status_code", "ERROR");
+                }
+            }
+            Err(error) => {
+                span.record("error.type", tracing::field::debug(error.kind()));
+                span.record("otel.status_code", "ERROR");
+            }
+        }
         call.ended(match &outcome {
             Ok(answer) => of_status(answer.status()),
             Err(_) => Outcome::Failed,

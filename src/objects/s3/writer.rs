@@ -12,6 +12,7 @@ use super::{S3, in_time, is_absent, path};
 use crate::error::{Error, Result};
 use crate::objects::parts::{MOST_PARTS, part_size};
 use crate::objects::{CALL_TIMEOUT, Found, Lease};
+use crate::trace;
 
 /// Together with the part that is being filled, a writer holds this many and one more.
 const PARTS_IN_FLIGHT: usize = 2;
@@ -214,14 +215,14 @@ impl Writer {
         self.parts.push(None);
         let lease = self.lease.clone();
         let open_calls = self.open_calls.clone();
-        self.sending.spawn(async move {
+        self.sending.spawn(trace::carried(async move {
             let put = || {
                 let payload = pieces.iter().cloned().collect();
                 store.strict.put_part(&path, &upload, index, payload)
             };
             let id = call(&lease, &open_calls, &store.retries, put).await?;
             Ok(Sent { index, id, pieces })
-        });
+        }));
         Ok(())
     }
 

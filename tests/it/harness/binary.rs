@@ -41,6 +41,18 @@ impl Binary {
         }
     }
 
+    /// The same, configured otherwise.
+    #[must_use]
+    pub fn with(mut self, settings: &[(&str, &str)]) -> Self {
+        self.variables = laid_over(self.variables, settings);
+        self
+    }
+
+    /// What it is configured by.
+    pub fn variables(&self) -> &[(String, String)] {
+        &self.variables
+    }
+
     /// Host and port.
     pub fn address(&self) -> &str {
         self.url.trim_start_matches("http://")
@@ -81,11 +93,22 @@ impl Binary {
 
     /// Answers when it is ready.
     pub async fn start(&self) -> Killed {
-        let child = self
-            .command(&["serve"])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        self.ready(&mut self.command(&["serve"])).await
+    }
+
+    /// The same, with its log kept.
+    pub async fn start_logged(&self) -> Logged {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut command = self.command(&["serve"]);
+        command.stderr(log.reopen().unwrap());
+        Logged {
+            running: self.ready(&mut command).await,
+            log,
+        }
+    }
+
+    async fn ready(&self, command: &mut Command) -> Killed {
+        let child = command.stdout(Stdio::null()).spawn().unwrap();
         let running = Killed(child);
         let stranger = Client::new(&self.url, None);
         for _ in 0..600 {
@@ -122,6 +145,39 @@ impl Drop for Killed {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A process, and what it writes to standard error.
+pub struct Logged {
+    running: Killed,
+    log: tempfile::NamedTempFile,
+}
+
+impl Logged {
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap()
+    }
+
+    /// The lines, which are JSON.
+    pub fn lines(&self) -> Vec<serde_json::Value> {
+        let log = self.log();
+        let read = |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+        log.lines().map(read).collect()
+    }
+
+    /// Asks it to stop, as a supervisor does, and waits for it: all that it wrote.
+    pub async fn stop(mut self) -> String {
+        let pid = self.running.0.id().to_string();
+        let sent = Command::new("kill").args(["-s", "TERM", &pid]).status();
+        assert!(sent.unwrap().success());
+        let ended = tokio::task::spawn_blocking(move || {
+            let status = self.running.0.wait().unwrap();
+            (status, self)
+        });
+        let (status, logged) = ended.await.unwrap();
+        assert_eq!(status.code(), Some(0), "{}", logged.log());
+        logged.log()
     }
 }
 
