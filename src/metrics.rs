@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge;
 use prometheus_client::registry::{Metric, Registry};
 
 mod audit;
+mod hasher;
 mod histogram;
 mod http;
 mod imports;
@@ -24,6 +25,7 @@ mod store;
 mod telemetry;
 
 pub use audit::Audit;
+pub use hasher::Hasher;
 pub use histogram::Histogram;
 pub use http::{Http, Refusals, Route};
 pub use imports::Imports;
@@ -54,6 +56,7 @@ pub struct All {
     pub imports: Imports,
     pub links: Links,
     pub uploads: Uploads,
+    pub hasher: Hasher,
     pub reaper: Reaper,
     pub lifecycle: Lifecycle,
     pub audit: Audit,
@@ -125,6 +128,10 @@ pub struct OfDatabase {
     pub reaper_due: i64,
     /// Since the first of them were, in seconds; 0 without any.
     pub reaper_lag_s: f64,
+    /// Live objects without a hash, those included that are being hashed.
+    pub unhashed: i64,
+    /// Since the longest waiting of them may be taken up, in seconds; 0 where none waits.
+    pub unhashed_lag_s: f64,
     /// Since the oldest event happened that is not sealed, in seconds; 0 without one.
     pub audit_lag_s: f64,
 }
@@ -153,6 +160,7 @@ impl Default for Metrics {
             imports: Imports::register(&mut at),
             links: Links::register(&mut at),
             uploads: Uploads::register(&mut at),
+            hasher: Hasher::register(&mut at),
             reaper: Reaper::register(&mut at),
             lifecycle: Lifecycle::register(&mut at),
             audit: Audit::register(&mut at),
@@ -175,6 +183,8 @@ impl Metrics {
         let level = |of: fn(&OfDatabase) -> f64| known.as_ref().map_or(f64::NAN, of);
         self.reaper.due.set(level(|it| it.reaper_due as f64));
         self.reaper.lag.set(level(|it| it.reaper_lag_s));
+        self.hasher.waiting.set(level(|it| it.unhashed as f64));
+        self.hasher.lag.set(level(|it| it.unhashed_lag_s));
         self.audit.lag.set(level(|it| it.audit_lag_s));
         self.imports
             .running

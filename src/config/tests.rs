@@ -277,6 +277,10 @@ fn a_wrong_value_is_told_with_its_source_its_key_and_what_was_expected() {
             "config.toml: imports.concurrency: must be 1 to 1000",
         ),
         (
+            "uploads.single_max = 5368709121",
+            "config.toml: uploads.single_max: must be at most 5GiB",
+        ),
+        (
             "[limits]\nallowed_content_types = [1]",
             "config.toml: limits.allowed_content_types: expected content types such as image/png or image/*, found \"1\"",
         ),

@@ -19,7 +19,7 @@ use super::ahead::{Ready, UnderWay};
 use super::quota::{self, Reservation};
 
 /// Bytes gathered while the ones before them are hashed and written: an upload holds two such batches at most.
-const BATCH: usize = 1024 * 1024;
+pub(super) const BATCH: usize = 1024 * 1024;
 
 /// In bytes: a chunk below that is small.
 const SMALL: usize = 16 * 1024;
@@ -358,7 +358,7 @@ where
 /// What gathers. Small chunks are copied together: each is a view of a buffer that may be far larger,
 /// and would keep all of it, so that a sender of tiny ones took forty times what it sent.
 #[derive(Default)]
-struct Batch {
+pub(super) struct Batch {
     chunks: Vec<Bytes>,
     small: BytesMut,
     /// In bytes.
@@ -366,7 +366,12 @@ struct Batch {
 }
 
 impl Batch {
-    fn push(&mut self, chunk: Bytes) {
+    /// In bytes.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    pub fn push(&mut self, chunk: Bytes) {
         // The first one needs no copy: often there is no other.
         let first = self.held == 0;
         self.held += chunk.len();
@@ -378,7 +383,7 @@ impl Batch {
         }
     }
 
-    fn take(&mut self) -> Vec<Bytes> {
+    pub fn take(&mut self) -> Vec<Bytes> {
         self.seal();
         self.held = 0;
         std::mem::take(&mut self.chunks)

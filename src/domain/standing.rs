@@ -35,6 +35,7 @@ impl Domain {
         let age = |since: Option<Timestamp>| since.map_or(0.0, |at| now.since(at).as_secs_f64());
         let pending = conn.import_oldest_pending().await?;
         let (reaper_due, overdue) = conn.objects_due(now).await?;
+        let (unhashed, unhashed_since) = conn.objects_unhashed().await?;
         let unsealed = conn.audit_oldest_unsealed().await?;
         let oldest = first.map_or(Duration::ZERO, |until| {
             // It was made, or renewed, a lease before it runs out.
@@ -46,6 +47,8 @@ impl Domain {
             items_fetching,
             oldest_claim_s: oldest.as_secs_f64(),
             oldest_pending_s: age(pending),
+            unhashed,
+            unhashed_lag_s: age(unhashed_since),
             audit_lag_s: age(unsealed),
             reaper_due,
             reaper_lag_s: age(overdue),

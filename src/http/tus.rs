@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, EXPECT, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -164,6 +164,7 @@ pub(super) async fn create(
     };
     let brings = extract::content_length(&head.headers);
     let has_body = head.headers.contains_key(CONTENT_TYPE) || brings.is_some_and(|n| n > 0);
+    let waits = head.headers.contains_key(EXPECT);
     let check = checksum(&head.headers)?;
     if has_body {
         is_bytes(&head.headers)?;
@@ -203,6 +204,7 @@ pub(super) async fn create(
             offset: 0,
             length: None,
             brings,
+            waits,
         };
         let received = receive(&app, &caller, upload.id, append, check, body, place).await;
         upload = match received {
@@ -323,6 +325,7 @@ pub(super) async fn patch(
             .ok_or_else(|| bad("Upload-Offset must be there."))?,
         length: number(&head.headers, &LENGTH)?,
         brings: extract::content_length(&head.headers),
+        waits: head.headers.contains_key(EXPECT),
     };
     let check = checksum(&head.headers)?;
     let place = upload::place(&app, &caller)?;

@@ -38,6 +38,18 @@ impl Conn<'_> {
         }))
     }
 
+    /// How many objects have no hash yet, and from when on the first of them may be taken up: in the future
+    /// where all are being hashed.
+    pub async fn objects_unhashed(&mut self) -> Result<(i64, Option<Timestamp>)> {
+        Ok(on!(self, |c| {
+            sqlx::query_as(
+                "SELECT COUNT(*), MIN(hash_after) FROM objects WHERE state = 'live' AND hash_after IS NOT NULL",
+            )
+            .fetch_one(c)
+            .await?
+        }))
+    }
+
     /// Takes the object that has waited for its hash for longest, and puts the next look at it off until
     /// `again_at`: another process leaves it alone meanwhile, and a crash loses nothing.
     pub async fn object_unhashed_claim(

@@ -28,7 +28,7 @@ mod disk;
 mod parts;
 mod shared;
 
-use disk::{Disk, is_absent};
+use disk::{Direct, Disk, is_absent};
 use shared::Flushes;
 
 /// The bytes read in one hop to the blocking pool: the first read is small, so that a small
@@ -39,6 +39,12 @@ const LARGEST_READ: u64 = 512 * 1024;
 /// The bytes after which a flush runs beside the writing, so that the disk works while the bytes
 /// still come, and the flush at the end has little left to do.
 const FLUSH: u64 = 32 * 1024 * 1024;
+
+/// The same, where each request ends with a flush that its sender waits for.
+const FLUSH_GROWING: u64 = 4 * 1024 * 1024;
+
+/// There, what comes at once and has so many bytes goes past the page cache.
+const DIRECT: u64 = 256 * 1024;
 
 #[derive(Clone)]
 pub(super) struct Local {
@@ -86,7 +92,7 @@ impl Local {
             running: false,
             unflushed: 0,
             flush: None,
-            appends: false,
+            growing: None,
             is_new: true,
         }
     }
@@ -101,7 +107,7 @@ impl Local {
         lease: Lease,
     ) -> Result<Writer> {
         let mut writer = self.write(root, key, epoch, lease.clone());
-        writer.appends = true;
+        writer.growing = Some(Growing::from(offset));
         let Some(held) = held else {
             return Ok(writer);
         };
@@ -376,6 +382,32 @@ impl Inner {
         Ok(Arc::new(file))
     }
 
+    /// Writes to a file that grows, where `growing` says so, and else behind what was written last.
+    fn put(
+        &self,
+        file: &File,
+        path: &Path,
+        mut growing: Option<Growing>,
+        chunks: &[Bytes],
+    ) -> Result<Option<Growing>> {
+        let Some(to) = &mut growing else {
+            self.disk.write(file, chunks).map_err(storage_error)?;
+            return Ok(None);
+        };
+        let length = chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        // Without flushes, the page cache is where bytes are to be.
+        let is_direct = self.fsync && length >= DIRECT;
+        if is_direct && to.direct.is_none() {
+            to.direct = Some(self.disk.open_direct(path).map_err(storage_error)?);
+        }
+        let direct = to.direct.as_mut().filter(|_| is_direct);
+        self.disk
+            .write_at(file, direct, to.at, chunks)
+            .map_err(storage_error)?;
+        to.at += length;
+        Ok(growing)
+    }
+
     fn marker_get(&self, path: &Path) -> std::io::Result<Option<Marked>> {
         match self.disk.read(path) {
             Ok(content) => Ok(Some(Marked {
@@ -422,9 +454,26 @@ pub struct Writer {
     /// A file tells of a failed write-back once: to whoever flushes it next.
     flush: Option<JoinHandle<Result<()>>>,
     /// What it finishes is to be gone on with: it keeps the temporary name.
-    appends: bool,
+    growing: Option<Growing>,
     /// The temporary name is not known to be durable.
     is_new: bool,
+}
+
+struct Growing {
+    /// Where the next bytes belong.
+    at: u64,
+    direct: Option<Direct>,
+}
+
+impl Growing {
+    fn from(at: u64) -> Self {
+        Self { at, direct: None }
+    }
+
+    /// Whether so many bytes that were written at once went past the page cache, but for less than two pages.
+    fn is_past_cache(&self, length: u64) -> bool {
+        length >= DIRECT && self.direct.as_ref().is_some_and(Direct::works)
+    }
 }
 
 enum Progress {
@@ -438,18 +487,27 @@ enum Progress {
 impl Writer {
     pub(super) async fn write(&mut self, chunks: Vec<Bytes>) -> Result<()> {
         let file = self.take_file()?;
-        self.unflushed += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        let length = chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         let temporary = self.temporary.clone();
         let store = self.store.clone();
         let lease = self.lease.clone();
-        let file = self
+        let growing = self.growing.take();
+        let (file, growing) = self
             .run(move || {
                 let file = store.open_once(file, &temporary, &lease)?;
-                store.disk.write(&file, &chunks).map_err(storage_error)?;
-                Ok(file)
+                let growing = store.put(&file, &temporary, growing, &chunks)?;
+                Ok((file, growing))
             })
             .await?;
-        if self.store.fsync && self.unflushed >= FLUSH {
+        let (most, is_cached) = match &growing {
+            Some(growing) => (FLUSH_GROWING, !growing.is_past_cache(length)),
+            None => (FLUSH, true),
+        };
+        self.growing = growing;
+        if is_cached {
+            self.unflushed += length;
+        }
+        if self.store.fsync && self.unflushed >= most {
             self.flush(file.clone()).await?;
         }
         self.progress = Progress::Writing(Some(file));
@@ -469,7 +527,7 @@ impl Writer {
         self.unflushed = 0;
         let store = self.store.clone();
         self.flush = Some(tokio::task::spawn_blocking(move || {
-            store.disk.sync(&file).map_err(storage_error)
+            store.disk.sync_data(&file).map_err(storage_error)
         }));
         Ok(())
     }
@@ -496,26 +554,32 @@ impl Writer {
             return Ok(());
         }
         let file = self.take_file()?;
-        self.flushed().await?;
+        let growing = self.growing.take();
+        if growing.is_none() {
+            self.flushed().await?;
+        }
         let temporary = self.temporary.clone();
         let destination = self.destination.clone();
         let store = self.store.clone();
         let lease = self.lease.clone();
-        if self.appends {
+        if growing.is_some() {
             let is_new = self.is_new;
-            let file = self
+            let (file, growing) = self
                 .run(move || {
                     let file = store.open_once(file, &temporary, &lease)?;
-                    store.disk.write(&file, &chunks).map_err(storage_error)?;
+                    let growing = store.put(&file, &temporary, growing, &chunks)?;
                     if store.fsync {
-                        store.disk.sync(&file).map_err(storage_error)?;
+                        store.disk.sync_data(&file).map_err(storage_error)?;
                     }
                     if is_new {
                         store.sync_parent(&temporary).map_err(storage_error)?;
                     }
-                    Ok(file)
+                    Ok((file, growing))
                 })
                 .await?;
+            self.growing = growing;
+            // Beside that one, and waited for all the same: it may be the one that is told of a failure.
+            self.flushed().await?;
             self.is_new = false;
             self.unflushed = 0;
             self.progress = Progress::Writing(Some(file));

@@ -20,6 +20,7 @@ pub async fn hasher(domain: Domain, stop: CancellationToken) {
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => {
+                domain.metrics.hasher.failures.inc();
                 tracing::warn!(%error, "an object could not be hashed; it is tried again");
             }
         }

@@ -18,6 +18,8 @@ mod keys;
 mod kill;
 mod last_part;
 mod protocol;
+mod sizes;
+mod waiting;
 
 on_every_pair!(
     bytes_come_in_pieces_and_become_a_file,

@@ -1,14 +1,16 @@
 //! The bytes that one request brings, looked at as they come.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result};
 
+use super::super::content::{BATCH, Batch};
 use super::locked;
 
 /// Looks at the bytes of one request, and says at their end whether they are what was sent.
@@ -37,6 +39,35 @@ pub(super) fn longer() -> Error {
     )
 }
 
+/// A body of which the first bytes are here.
+type Whole<S> = stream::Chain<stream::Iter<std::vec::IntoIter<Result<Bytes>>>, stream::Fuse<S>>;
+
+/// Takes in the first bytes of `source`, as many as a writer gathers, while `begun` is on its way; what came of
+/// that, and all of the source.
+pub(super) async fn meanwhile<S, T>(begun: impl Future<Output = T>, source: S) -> (T, Whole<S>)
+where
+    S: Stream<Item = Result<Bytes>> + Send + Unpin,
+{
+    let (mut begun, mut source) = (pin!(begun), source.fuse());
+    let mut batch = Batch::default();
+    let mut failed = None;
+    let begun = loop {
+        let more = batch.held() < BATCH && failed.is_none() && !source.is_done();
+        tokio::select! {
+            biased;
+            begun = &mut begun => break begun,
+            chunk = source.next(), if more => match chunk {
+                Some(Ok(chunk)) => batch.push(chunk),
+                Some(Err(error)) => failed = Some(error),
+                None => {}
+            },
+        }
+    };
+    let mut came: Vec<Result<Bytes>> = batch.take().into_iter().map(Ok).collect();
+    came.extend(failed.map(Err));
+    (begun, stream::iter(came).chain(source))
+}
+
 /// The body of one request, a segment at a time. It ends where its source fails: what came is kept, and
 /// the failure told later.
 pub(super) struct Bodies<S> {
@@ -45,6 +76,8 @@ pub(super) struct Bodies<S> {
     watch: Arc<Watch>,
     /// In bytes, of the upload.
     room: u64,
+    /// In bytes: what the sender says that it has, less what came.
+    left: Option<u64>,
     next: Option<Bytes>,
     ended: bool,
     /// Why it ended, where it was not to end there.
@@ -58,17 +91,25 @@ impl<S: Stream<Item = Result<Bytes>> + Send + Unpin> Bodies<S> {
         check: Option<Box<dyn Check>>,
         watch: Arc<Watch>,
         room: u64,
+        brings: Option<u64>,
     ) -> Self {
         Self {
             source,
             check,
             watch,
             room,
+            left: brings,
             next: None,
             ended: false,
             failed: None,
             refused: None,
         }
+    }
+
+    /// In bytes, what is to come if the sender keeps its word.
+    pub(super) fn coming(&self) -> Option<u64> {
+        let here = self.next.as_ref().map_or(0, Bytes::len) as u64;
+        self.left.map(|left| left + here)
     }
 
     /// Waits for the next bytes; false at the end.
@@ -98,6 +139,9 @@ impl<S: Stream<Item = Result<Bytes>> + Send + Unpin> Bodies<S> {
             }
             Some(Ok(bytes)) => {
                 self.room -= bytes.len() as u64;
+                self.left = self
+                    .left
+                    .map(|left| left.saturating_sub(bytes.len() as u64));
                 if let Some(check) = &mut self.check {
                     check.update(&bytes);
                 }

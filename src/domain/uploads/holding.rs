@@ -38,6 +38,8 @@ pub struct Append {
     pub length: Option<u64>,
     /// How many bytes come, where that is known.
     pub brings: Option<u64>,
+    /// The sender waits to be told that they are wanted: none is taken in before that is known.
+    pub waits: bool,
 }
 
 /// The right to write to an upload.

@@ -1,5 +1,7 @@
 //! Bytes that are added to an upload.
 
+use std::future::ready;
+
 use bytes::Bytes;
 use futures::{FutureExt, Stream};
 use sha2::{Digest, Sha256};
@@ -13,7 +15,7 @@ use super::super::content::{Sink, pour};
 use super::super::files::Sniff;
 use super::super::quota::Reservation;
 use super::super::{Caller, Domain};
-use super::bodies::Bodies;
+use super::bodies::{Bodies, meanwhile};
 use super::hashing::{frozen, thawed};
 use super::holding::{Append, Begun, Held, holds};
 use super::{Check, lost};
@@ -52,7 +54,13 @@ impl Domain {
     where
         S: Stream<Item = Result<Bytes>> + Send + Unpin + 'static,
     {
-        let held = match self.upload_begin(&caller.tenant, id, append).await? {
+        let begun = self.upload_begin(&caller.tenant, id, append);
+        let (begun, source) = if append.waits {
+            meanwhile(ready(begun.await), source).await
+        } else {
+            meanwhile(begun, source).await
+        };
+        let held = match begun? {
             Ok(held) => held,
             Err(done) => return Ok(done),
         };
@@ -62,7 +70,7 @@ impl Domain {
             .upload
             .size
             .map_or(u64::MAX, |size| size - append.offset);
-        let mut bytes = Bodies::new(source, check, watch, room);
+        let mut bytes = Bodies::new(source, check, watch, room, append.brings);
         match self.upload_receive(held, &mut bytes).await {
             Ok(held) if held.upload.is_complete() => {
                 let made = self.upload_finish(caller, held, sniff).await;

@@ -12,6 +12,10 @@ use rustix::buffer::spare_capacity;
 
 use crate::faults::Faults;
 
+mod direct;
+
+pub(super) use direct::Direct;
+
 pub(super) struct Disk {
     faults: Faults,
 }
@@ -43,8 +47,34 @@ impl Disk {
         self.change("objects.write", || write_all(file, chunks))
     }
 
+    /// From `at` on, wherever the file was written to last; past the page cache where there is `direct`.
+    pub(super) fn write_at(
+        &self,
+        mut file: &File,
+        direct: Option<&mut Direct>,
+        at: u64,
+        chunks: &[Bytes],
+    ) -> Result<()> {
+        self.change("objects.write", || match direct {
+            Some(direct) => direct.write(file, at, chunks),
+            None => {
+                file.seek(SeekFrom::Start(at))?;
+                write_all(file, chunks)
+            }
+        })
+    }
+
+    pub(super) fn open_direct(&self, path: &Path) -> Result<Direct> {
+        self.look("objects.open", || Ok(Direct::new(path)))
+    }
+
     pub(super) fn sync(&self, file: &File) -> Result<()> {
         self.change("objects.sync", || file.sync_all())
+    }
+
+    /// The bytes, and what it takes to find them again.
+    pub(super) fn sync_data(&self, file: &File) -> Result<()> {
+        self.change("objects.sync-data", || file.sync_data())
     }
 
     pub(super) fn sync_directory(&self, path: &Path) -> Result<()> {

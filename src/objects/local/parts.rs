@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::objects::multipart::Extent;
 
 use super::{
-    CALL_TIMEOUT, Lease, Local, ObjectKey, Progress, Root, Writer, blocking, growing_error,
-    storage_error,
+    CALL_TIMEOUT, Growing, Lease, Local, ObjectKey, Progress, Root, Writer, blocking,
+    growing_error, storage_error,
 };
 
 impl Local {
@@ -24,7 +24,7 @@ impl Local {
         lease: Lease,
     ) -> Result<Writer> {
         let mut writer = self.write(root, key, epoch, lease.clone());
-        writer.appends = true;
+        writer.growing = Some(Growing::from(position));
         let (path, store) = (writer.temporary.clone(), self.inner.clone());
         let file = blocking(move || {
             lease.outlasts(CALL_TIMEOUT)?;

@@ -262,8 +262,8 @@ enum Odd {
     NoConditions,
     /// Its clock is an hour behind.
     Late,
-    /// Pages of this origin may read it, and no others.
-    Lets(&'static str),
+    /// Pages of this origin may read it, and write with these header fields, and no others.
+    Lets(&'static str, &'static str),
 }
 
 /// In front of the store, and with something wrong.
@@ -297,6 +297,19 @@ async fn forwarded(
     {
         return ([("etag", "\"written-over\"")], "").into_response();
     }
+    if let Odd::Lets(origin, fields) = odd
+        && head.method == "OPTIONS"
+    {
+        assert_eq!(head.headers["access-control-request-method"], "PUT");
+        // A signature would be one for GET.
+        assert!(!path.contains('?'), "{path}");
+        let allowed = [
+            ("access-control-allow-origin", origin),
+            ("access-control-allow-methods", "GET, PUT, HEAD"),
+            ("access-control-allow-headers", fields),
+        ];
+        return (allowed, "").into_response();
+    }
     let mut response = pass_on(store, client, head, body).await;
     let headers = response.headers_mut();
     match odd {
@@ -307,7 +320,7 @@ async fn forwarded(
             let date = httpdate::fmt_http_date(then).parse().unwrap();
             headers.insert("date", date);
         }
-        Odd::Lets(origin) => {
+        Odd::Lets(origin, _) => {
             headers.insert("access-control-allow-origin", origin.parse().unwrap());
         }
     }
@@ -358,14 +371,38 @@ async fn an_origin_that_the_bucket_does_not_know_is_told() {
     const NOT: &str = "https://other.example.com";
     let both = format!("{LET},{NOT}");
     let origins = [("BOX_CORS__ALLOW_ORIGINS", both.as_str())];
-    told_of(Odd::Lets(LET), &origins, |place, variables| {
-        let check = format!("CORS of the bucket for {NOT}");
-        let lines = one_problem(place, variables, &check, &["CORS rules"]);
-        let well = format!("CORS of the bucket for {LET}");
+    told_of(Odd::Lets(LET, "*"), &origins, |place, variables| {
+        let (status, lines) = examined(place, variables);
+        assert_eq!(status, Some(1), "{lines:?}");
+        for what in ["", "a PUT from "] {
+            let of = |origin: &str| {
+                let check = format!("CORS of the bucket for {what}{origin}");
+                let line = lines.iter().find(|line| line.check == check);
+                line.unwrap_or_else(|| panic!("no {check} in {lines:?}"))
+            };
+            assert_eq!(of(LET).status, "ok", "{lines:?}");
+            assert_eq!(of(NOT).status, "problem", "{lines:?}");
+            assert!(of(NOT).told.contains("CORS"), "{lines:?}");
+        }
+        let problems = lines.iter().filter(|line| line.status != "ok");
+        assert_eq!(problems.count(), 2, "{lines:?}");
+    })
+    .await;
+}
+
+/// A page of that origin may read, and its upload would be refused before it is sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn header_fields_that_the_bucket_does_not_let_through_are_told() {
+    const LET: &str = "https://app.example.com";
+    let origins = [("BOX_CORS__ALLOW_ORIGINS", LET)];
+    let fields = "Content-Type, X-Amz-Checksum-Crc64nvme, X-Amz-Checksum-Sha256";
+    told_of(Odd::Lets(LET, fields), &origins, |place, variables| {
+        let check = format!("CORS of the bucket for a PUT from {LET}");
+        let words = ["if-none-match", "AllowedHeaders *", "AllowedMethods PUT"];
+        let lines = one_problem(place, variables, &check, &words);
         assert!(
-            lines
-                .iter()
-                .any(|line| line.check == well && line.status == "ok")
+            !format!("{lines:?}").contains("x-amz-checksum"),
+            "{lines:?}"
         );
     })
     .await;

@@ -10,6 +10,7 @@ on_every_pair!(
     what_is_missing_or_wrong_is_told,
     urls_are_for_the_parts_that_there_are,
     a_terabyte_is_divided,
+    up_to_the_bound_an_upload_is_one_request,
 );
 
 const PART: usize = 8 * MIB;
@@ -218,4 +219,18 @@ async fn a_terabyte_is_divided(service: &Service) {
         assert_eq!(send(client.delete(&path)).await.status, 204);
     }
     service.assert_holds(0).await;
+}
+
+async fn up_to_the_bound_an_upload_is_one_request(service: &Service) {
+    let client = service.client("acme");
+    for (size, strategy) in [(MIB, "single"), (MIB + 1, "multipart")] {
+        let upload = begun(&client, size).await;
+        assert_eq!(upload["strategy"], strategy, "{size}");
+        assert_eq!(upload["put"].is_null(), strategy == "multipart", "{size}");
+    }
+    // No store has the SHA-256 of parts.
+    for (size, status) in [(MIB, 201), (MIB + 1, 422)] {
+        let body = json!({"name": "a", "size": size, "sha256": "0".repeat(64)});
+        assert_eq!(begin(&client, body).await.status, status, "{size}");
+    }
 }

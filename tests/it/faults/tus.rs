@@ -31,6 +31,7 @@ async fn append(domain: &Domain, caller: &Caller, upload: &Upload, bytes: &[u8])
         offset: upload.received,
         length: None,
         brings: Some(bytes.len() as u64),
+        waits: false,
     };
     domain
         .upload_append(caller, upload.id, append, None, body(bytes), sniff)

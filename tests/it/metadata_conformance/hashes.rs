@@ -9,6 +9,7 @@ use super::{Fixture, SHA256, SIZE, at};
 conformance!(
     an_object_without_a_hash_waits_for_one,
     a_claim_puts_the_next_look_off,
+    those_without_a_hash_are_counted,
     everything_that_refers_to_it_is_told,
     who_refers_to_it_from_then_on_is_told_at_once,
     what_is_gone_is_not_hashed,
@@ -96,6 +97,30 @@ async fn a_claim_puts_the_next_look_off(fixture: Fixture) {
     assert!(fixture.hashed(first).await);
     fixture.told(first).await;
     assert!(!keep(100).await.unwrap());
+}
+
+async fn those_without_a_hash_are_counted(fixture: Fixture) {
+    let counted = || async {
+        let mut reader = fixture.reader().await;
+        reader.conn().objects_unhashed().await.unwrap()
+    };
+    fixture.live().await;
+    assert_eq!(counted().await, (0, None));
+    let ids = [fixture.unhashed().await, fixture.unhashed().await];
+    assert_eq!(counted().await, (2, Some(at(10))));
+    // One that is being hashed is counted, and waits no more.
+    let first = fixture.claim_unhashed(10, 40).await.unwrap().id;
+    assert_eq!(counted().await, (2, Some(at(10))));
+    fixture.claim_unhashed(10, 50).await.unwrap();
+    assert_eq!(counted().await, (2, Some(at(40))));
+    assert!(fixture.hashed(first).await);
+    fixture.told(first).await;
+    assert_eq!(counted().await, (1, Some(at(50))));
+    let other = ids.into_iter().find(|id| *id != first).unwrap();
+    change!(fixture.metadata, |tx| tx.object_release(other, at(20)))
+        .await
+        .unwrap();
+    assert_eq!(counted().await, (0, None));
 }
 
 async fn everything_that_refers_to_it_is_told(fixture: Fixture) {
