@@ -54,6 +54,10 @@ impl Pool {
                 ("lock_timeout", millis.as_str()),
                 // A transaction of ours never waits for a client: one that does has lost its process.
                 ("idle_in_transaction_session_timeout", millis.as_str()),
+                // No statement of ours runs so long that compiling it first, or starting others to help
+                // with it, would be repaid; and those that help read on behind the end of a budget.
+                ("jit", "off"),
+                ("max_parallel_workers_per_gather", "0"),
             ])
             .disable_statement_logging();
         let pool = PgPoolOptions::new()

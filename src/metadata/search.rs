@@ -1,7 +1,7 @@
 //! Lists of files: filters, orders, keyset pages, and folders.
 
 use futures::TryFutureExt;
-use sqlx::{Database, FromRow, QueryBuilder};
+use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
@@ -14,9 +14,11 @@ use super::files::{self, File, Metadata};
 use super::postgres::in_time;
 
 mod access;
+mod budget;
+mod conditions;
 mod packed;
 
-use packed::Packed;
+use conditions::{Ends, after_prefix, behind_start, order, order_by, push_behind, push_conditions};
 
 /// What a list is sorted by; the id decides between equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +105,11 @@ impl Filter {
         }
     }
 
+    /// Whether the index that has creations in their order has what is asked of content types, too.
+    fn has_types_by_creation(&self) -> bool {
+        !self.trashed && matches!(self.content_type, Some(ContentTypes::Exactly(_)))
+    }
+
     /// Whether the order alone finds the rows of a page, whatever the values are: then one plan
     /// serves all of them.
     fn is_plain(&self) -> bool {
@@ -169,31 +176,25 @@ impl Conn<'_> {
     /// One page, in the order asked for.
     pub async fn file_list(&mut self, filter: &Filter, page: &Page) -> Result<Vec<File>> {
         let persistent = filter.is_plain();
-        let rows: Vec<files::Row> = match self {
-            Self::Sqlite(c) => {
-                let c = c.ready().await?;
-                let access = access::of_page(c, filter, page).await?;
-                let query = packed::list(filter, page, &access);
-                let files: Vec<Packed> = packed::fetch(query, persistent, c).await?;
-                return files
-                    .into_iter()
-                    .map(|file| file.unpack(&filter.tenant))
-                    .collect();
+        match self {
+            Self::Sqlite(c) => packed::page(c.ready().await?, filter, page, persistent).await,
+            Self::Postgres(c, patience) if access::crosses(filter, page.sort) => {
+                budget::page(c, *patience, filter, page).await
             }
             Self::Postgres(c, patience) => {
                 let mut query = QueryBuilder::new("");
                 push_list(&mut query, filter, page, |query| {
-                    query.push(" FROM files f");
+                    query.push(" FROM files f WHERE ");
                 });
                 let rows = query
                     .build_query_as()
                     // With filters, the best plan depends on their values: it is made anew.
                     .persistent(persistent)
                     .fetch_all(&mut **c);
-                in_time(*patience, rows.err_into()).await?
+                let rows: Vec<files::Row> = in_time(*patience, rows.err_into()).await?;
+                rows.into_iter().map(File::try_from).collect()
             }
-        };
-        rows.into_iter().map(File::try_from).collect()
+        }
     }
 
     /// One page of what lies directly below the filter's prefix, sorted by name. What lies deeper
@@ -208,7 +209,7 @@ impl Conn<'_> {
         match self {
             Self::Sqlite(c) => {
                 let query = packed::folder(filter, descending, after, limit);
-                let mut entries: Vec<(i64, Option<String>, String, FileId, Packed)> =
+                let mut entries: Vec<(i64, Option<String>, String, FileId, packed::Packed)> =
                     packed::fetch(query, false, c.ready().await?).await?;
                 entries.sort_unstable_by_key(|entry| entry.0);
                 entries
@@ -253,7 +254,7 @@ fn entry(folder: Option<String>, bound: String, bound_id: FileId, file: File) ->
     }
 }
 
-/// The page, all columns of each file.
+/// The page, all columns of each file. `push_from`: ` FROM … WHERE `, and whatever conditions it likes.
 fn push_list<DB>(
     query: &mut QueryBuilder<DB>,
     filter: &Filter,
@@ -268,29 +269,12 @@ fn push_list<DB>(
     for<'q> FileId: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
     for<'q> i64: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
 {
-    let column = match page.sort.by {
-        SortBy::CreatedAt => "created_at",
-        SortBy::UpdatedAt => "updated_at",
-        SortBy::Name => "name",
-        SortBy::Size => "size",
-    };
-    let (beyond, direction) = order(page.sort.descending);
     query.push(concat!("SELECT ", files::columns!("f.")));
     push_from(query);
     let (filter, names) = behind_start(filter, page);
     push_conditions(query, &filter, names);
-    if let Some(After { key, id }) = &page.after {
-        query.push(format_args!(" AND (f.{column}, f.id) {beyond} ("));
-        match key {
-            SortKey::Time(at) => query.push_bind(*at),
-            SortKey::Name(name) => query.push_bind(name.clone()),
-            SortKey::Size(size) => query.push_bind(clamped(*size)),
-        };
-        query.push(", ").push_bind(*id).push(")");
-    }
-    query.push(format_args!(
-        " ORDER BY f.{column} {direction}, f.id {direction} LIMIT "
-    ));
+    push_behind(query, page);
+    query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
     query.push_bind(i64::from(page.limit));
 }
 
@@ -362,6 +346,7 @@ fn push_walk<DB>(
          FROM walk JOIN files f ON f.id = (SELECT f.id FROM files f",
     );
     query.push(DB::by_index(access::index_of_names(filter)));
+    query.push(" WHERE ");
     push_conditions(query, filter, names);
     query.push(format_args!(
         " AND (f.name, f.id) {beyond} (walk.bound, walk.bound_id)
@@ -369,164 +354,6 @@ fn push_walk<DB>(
     ));
     query.push_bind(i64::from(limit));
     query.push(") ");
-}
-
-/// The ends of a range that are to be compared with.
-#[derive(Clone, Copy)]
-struct Ends {
-    lower: bool,
-    upper: bool,
-}
-
-impl Ends {
-    const BOTH: Self = Self {
-        lower: true,
-        upper: true,
-    };
-}
-
-/// What is left to ask of files behind the start of a page, and of their names: without the bounds
-/// that all of them keep to. SQLite would begin to read at such a bound, not at the start of the page.
-fn behind_start(filter: &Filter, page: &Page) -> (Filter, Ends) {
-    let mut left = filter.clone();
-    let mut names = Ends::BOTH;
-    let Some(After { key, .. }) = &page.after else {
-        return (left, names);
-    };
-    match (key, page.sort.by, page.sort.descending) {
-        (SortKey::Time(at), SortBy::CreatedAt, false) => {
-            left.created_after = left.created_after.filter(|first| at < first);
-        }
-        (SortKey::Time(at), SortBy::CreatedAt, true) => {
-            left.created_before = left.created_before.filter(|end| at >= end);
-        }
-        (SortKey::Time(at), SortBy::UpdatedAt, true) => {
-            left.updated_before = left.updated_before.filter(|end| at >= end);
-        }
-        (SortKey::Size(size), SortBy::Size, false) => {
-            left.min_size = left.min_size.filter(|min| size < min);
-        }
-        (SortKey::Size(size), SortBy::Size, true) => {
-            left.max_size = left.max_size.filter(|max| size > max);
-        }
-        (SortKey::Name(name), SortBy::Name, false) => {
-            names.lower = left.prefix.as_ref().is_some_and(|prefix| name < prefix);
-        }
-        (SortKey::Name(name), SortBy::Name, true) => {
-            let end = left.prefix.as_deref().and_then(after_prefix);
-            names.upper = end.is_some_and(|end| *name >= end);
-        }
-        _ => {}
-    }
-    (left, names)
-}
-
-/// ` WHERE …`, of the table called `f`. `names`: the ends of the range that the prefix makes.
-fn push_conditions<DB>(query: &mut QueryBuilder<DB>, filter: &Filter, names: Ends)
-where
-    DB: Dialect,
-    for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Vec<u8>: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Tenant: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Timestamp: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> i64: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
-    query.push(" WHERE f.tenant = ");
-    query.push_bind(filter.tenant.clone());
-    query.push(if filter.trashed {
-        " AND f.trashed_at IS NOT NULL"
-    } else {
-        " AND f.trashed_at IS NULL"
-    });
-    query.push(" AND (f.expires_at IS NULL OR f.expires_at > ");
-    query.push_bind(filter.now);
-    query.push(" OR f.legal_hold OR f.retention_until > ");
-    query.push_bind(filter.now).push(")");
-    if let Some(prefix) = filter.prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
-        push_beginning(query, "f.name", prefix, names);
-    }
-    if let Some(name) = &filter.name {
-        query.push(" AND f.name = ").push_bind(name.clone());
-    }
-    match &filter.content_type {
-        None => {}
-        Some(ContentTypes::Exactly(content_type)) => {
-            query.push(" AND f.content_type = ");
-            query.push_bind(content_type.clone());
-        }
-        Some(ContentTypes::Kind(kind)) => {
-            push_beginning(query, "f.content_type", &format!("{kind}/"), Ends::BOTH);
-        }
-    }
-    if let Some(size) = filter.min_size {
-        query.push(" AND f.size >= ").push_bind(clamped(size));
-    }
-    if let Some(size) = filter.max_size {
-        query.push(" AND f.size <= ").push_bind(clamped(size));
-    }
-    if let Some(at) = filter.created_after {
-        query.push(" AND f.created_at >= ").push_bind(at);
-    }
-    if let Some(at) = filter.created_before {
-        query.push(" AND f.created_at < ").push_bind(at);
-    }
-    if let Some(at) = filter.updated_before {
-        query.push(" AND f.updated_at < ").push_bind(at);
-    }
-    if let Some(sha256) = filter.sha256 {
-        query.push(" AND f.sha256 = ").push_bind(sha256.to_vec());
-    }
-    // Everything contains nothing.
-    if let Some(metadata) = filter.metadata.as_ref().filter(|object| !object.is_empty()) {
-        DB::push_contains(query, "f.metadata", metadata);
-    }
-}
-
-fn push_beginning<DB: Database>(
-    query: &mut QueryBuilder<DB>,
-    column: &str,
-    prefix: &str,
-    ends: Ends,
-) where
-    for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
-    if ends.lower {
-        query.push(format_args!(" AND {column} >= "));
-        query.push_bind(prefix.to_owned());
-    }
-    if let Some(end) = after_prefix(prefix).filter(|_| ends.upper) {
-        query.push(format_args!(" AND {column} < ")).push_bind(end);
-    }
-}
-
-fn order(descending: bool) -> (&'static str, &'static str) {
-    if descending {
-        ("<", "DESC")
-    } else {
-        (">", "ASC")
-    }
-}
-
-/// No file is larger than what the databases can count.
-fn clamped(size: u64) -> i64 {
-    i64::try_from(size).unwrap_or(i64::MAX)
-}
-
-/// The first text that sorts behind everything that begins with `prefix`, by bytes of UTF-8 (which
-/// is the order of code points); None when nothing does.
-fn after_prefix(prefix: &str) -> Option<String> {
-    let mut chars: Vec<char> = prefix.chars().collect();
-    while let Some(last) = chars.pop() {
-        let next = match last {
-            char::MAX => continue,
-            // The surrogates in between are no characters.
-            '\u{d7ff}' => '\u{e000}',
-            other => char::from_u32(u32::from(other) + 1)?,
-        };
-        chars.push(next);
-        return Some(chars.into_iter().collect());
-    }
-    None
 }
 
 /// Sorts behind every name: 257 of the last character take more bytes than a name may have.

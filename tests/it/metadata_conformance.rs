@@ -56,6 +56,7 @@ macro_rules! conformance {
 }
 
 mod containment;
+mod crossing;
 mod drifts;
 mod files;
 mod folders;

@@ -1,8 +1,10 @@
 //! Which index a list is read by on SQLite, which keeps no statistics of values: it would rather
 //! sort a million files than pass over some, or the other way round.
 //!
-//! Where a filter leaves few files, its own index finds them, and they are sorted; where it leaves
-//! many, the index of the order has a page of them soon. A bounded count tells which.
+//! Bounded counts tell how many files a filter leaves. Few are found by the filter's own index, and
+//! sorted. Of more, the own index tells which they are, and the order's is walked, passing over the
+//! others: both without reading a file that is not one of them. Where there are many, the order's index
+//! has a page of them soon, and is walked alone.
 
 use serde_json::Value;
 use sqlx::{Sqlite, SqliteConnection};
@@ -10,11 +12,16 @@ use sqlx::{Sqlite, SqliteConnection};
 use crate::error::Result;
 use crate::id::Tenant;
 
-use super::{ContentTypes, Filter, QueryBuilder, Sort, SortBy, push_conditions};
-use super::{Ends, Page};
+use super::conditions::{Ends, own_part, push_next, push_ranges, push_scope, push_tenant};
+use super::{Filter, Page, QueryBuilder, Sort, SortBy};
+use super::{behind_start, files, push_behind, push_conditions, push_list};
 
 /// Fewer files than these are found by a filter's own index, and sorted.
 const FEW: i64 = 4_000;
+
+/// As many files as these, and more, are walked to by the order alone; if there is no page of them within
+/// as many files of the order, they do not lie evenly.
+const MANY: i64 = 30_000;
 
 /// The values of a metadata filter that are looked at.
 const TERMS: usize = 8;
@@ -27,7 +34,20 @@ const TERM_MAX: i64 = (1 << 53) - 1;
 pub(super) enum Access {
     /// As SQLite chooses.
     Any,
-    Index(&'static str),
+    /// Along the order's index.
+    Order(&'static str),
+    /// The same, but no further than [`MANY`] files: behind them it is given up.
+    Near(&'static str),
+    /// All that a set has, sorted.
+    Found(Set),
+    /// Along the order's index, passing over what is not in the set.
+    Among(&'static str, Set),
+}
+
+/// The files that one filter alone leaves, by its own index, as far as that tells them from others: expired ones
+/// too, with a digest those in the trash, and some whose metadata only resembles what is asked for.
+pub(super) enum Set {
+    Range(&'static str, Filter),
     Term(Term),
 }
 
@@ -45,21 +65,86 @@ enum TermValue {
 }
 
 impl Access {
-    /// ` FROM …`, the files being called `f`.
-    pub(super) fn push_from(&self, query: &mut QueryBuilder<Sqlite>) {
+    /// The page, all columns of each file.
+    pub(super) fn push_page(&self, query: &mut QueryBuilder<Sqlite>, filter: &Filter, page: &Page) {
         match self {
-            Self::Any => {
-                query.push(" FROM files f");
+            Self::Any => push_list(query, filter, page, |query| {
+                query.push(" FROM files f WHERE ");
+            }),
+            Self::Order(index) => push_list(query, filter, page, |query| push_by(query, index)),
+            Self::Near(index) => {
+                query.push(concat!("SELECT ", files::columns!("f."), " FROM ("));
+                push_next(query, filter, page, index, MANY);
+                query.push(") f WHERE ");
+                push_conditions(query, filter, Ends::BOTH);
+                // In the order that they come in: asked for again, all would be read and sorted.
+                query.push(" LIMIT ").push_bind(i64::from(page.limit));
             }
-            Self::Index(index) => {
-                query.push(format_args!(" FROM files f INDEXED BY {index}"));
+            Self::Found(Set::Range(index, _)) => {
+                push_list(query, filter, page, |query| push_by(query, index));
+            }
+            Self::Found(Set::Term(term)) => push_list(query, filter, page, |query| {
+                // CROSS: in this order.
+                query.push(" FROM file_terms t CROSS JOIN files f ON f.id = t.file_id WHERE ");
+                term.push_condition(query);
+                query.push(" AND ");
+            }),
+            Self::Among(index, set) => push_list(query, filter, page, |query| {
+                push_by(query, index);
+                // By what the indexes themselves have: the rowid, or the id that terms have.
+                query.push(match set {
+                    Set::Range(..) => "f.rowid IN (SELECT f.rowid",
+                    Set::Term(_) => "f.id IN (SELECT t.file_id",
+                });
+                set.push_from(query);
+                query.push(") AND ");
+            }),
+        }
+    }
+}
+
+fn push_by(query: &mut QueryBuilder<Sqlite>, index: &str) {
+    query.push(format_args!(" FROM files f INDEXED BY {index} WHERE "));
+}
+
+impl Set {
+    /// Of those filters that have an index which is not the order's, and of values in metadata.
+    pub(super) fn all(filter: &Filter, sort: Sort) -> Vec<Self> {
+        let ranges = candidates(filter, sort).into_iter();
+        let ranges = ranges.map(|(index, alone)| Self::Range(index, alone));
+        let terms = Term::within(filter).into_iter().map(Self::Term);
+        ranges.chain(terms).collect()
+    }
+
+    fn push_from(&self, query: &mut QueryBuilder<Sqlite>) {
+        match self {
+            Self::Range(index, alone) => {
+                push_by(query, index);
+                // That index has what is in the trash, and what is not, and does not tell them apart.
+                if alone.sha256.is_some() {
+                    push_tenant(query, alone);
+                } else {
+                    push_scope(query, alone);
+                }
+                push_ranges(query, alone, Ends::BOTH);
             }
             Self::Term(term) => {
-                // CROSS: in this order.
-                query.push(" FROM file_terms t CROSS JOIN files f ON f.id = t.file_id");
-                term.push_condition(query, " AND ");
+                query.push(" FROM file_terms t WHERE ");
+                term.push_condition(query);
             }
         }
+    }
+
+    /// How many files it has; `most` stands for as many and more.
+    async fn count(&self, conn: &mut SqliteConnection, most: i64) -> Result<i64> {
+        limited_count(self.counted(), conn, most).await
+    }
+
+    /// For [`limited_count`].
+    pub(super) fn counted(&self) -> QueryBuilder<Sqlite> {
+        let mut query = QueryBuilder::new("SELECT COUNT(*) FROM (SELECT 1");
+        self.push_from(&mut query);
+        query
     }
 }
 
@@ -108,21 +193,14 @@ impl Term {
         })
     }
 
-    fn push_condition(&self, query: &mut QueryBuilder<Sqlite>, before: &str) {
-        query.push(format_args!("{before}t.tenant = "));
-        query.push_bind(self.tenant.clone());
+    fn push_condition(&self, query: &mut QueryBuilder<Sqlite>) {
+        query.push("t.tenant = ").push_bind(self.tenant.clone());
         query.push(" AND t.key = ").push_bind(self.key.clone());
         query.push(" AND t.value = ");
         match &self.value {
             TermValue::Text(text) => query.push_bind(text.clone()),
             TermValue::Number(number) => query.push_bind(*number),
         };
-    }
-
-    async fn count(&self, conn: &mut SqliteConnection, most: i64) -> Result<i64> {
-        let mut query = QueryBuilder::new("SELECT COUNT(*) FROM (SELECT 1 FROM file_terms t");
-        self.push_condition(&mut query, " WHERE ");
-        limited_count(query, conn, most).await
     }
 }
 
@@ -132,21 +210,56 @@ pub(super) async fn of_page(
     filter: &Filter,
     page: &Page,
 ) -> Result<Access> {
-    let order = by_order(filter, page.sort).map_or(Access::Any, Access::Index);
-    let mut best = (FEW, order);
-    for (index, alone) in candidates(filter, page.sort) {
-        let count = count(conn, index, &alone, best.0).await?;
-        if count < best.0 {
-            best = (count, Access::Index(index));
+    let sets = Set::all(filter, page.sort);
+    let crossed = !sets.is_empty();
+    let mut fewest = None;
+    let mut count = MANY;
+    for set in sets {
+        let found = set.count(conn, count).await?;
+        if found < count {
+            (fewest, count) = (Some(set), found);
         }
     }
-    for term in Term::within(filter) {
-        let count = term.count(conn, best.0).await?;
-        if count < best.0 {
-            best = (count, Access::Term(term));
-        }
-    }
-    Ok(best.1)
+    Ok(match (fewest, by_order(filter, page.sort)) {
+        (Some(set), Some(index)) if count >= FEW => Access::Among(index, set),
+        (Some(set), _) => Access::Found(set),
+        (None, Some(index)) if crossed => Access::Near(index),
+        (None, Some(index)) => Access::Order(index),
+        (None, None) => Access::Any,
+    })
+}
+
+/// How to find them once [`Access::Near`] has not found enough.
+pub(super) async fn of_far_page(
+    conn: &mut SqliteConnection,
+    filter: &Filter,
+    page: &Page,
+    index: &'static str,
+) -> Result<Access> {
+    let mut query = QueryBuilder::new("SELECT COUNT(*) FROM (SELECT 1");
+    push_by(&mut query, index);
+    push_scope(&mut query, filter);
+    let (own, names) = behind_start(&own_part(filter, page.sort), page);
+    push_ranges(&mut query, &own, names);
+    push_behind(&mut query, page);
+    let left = limited_count(query, conn, MANY + 1).await?;
+    let mut sets = Set::all(filter, page.sort).into_iter();
+    Ok(match sets.next() {
+        Some(set) if left > MANY => Access::Among(index, set),
+        // It is the list's last page.
+        _ => Access::Order(index),
+    })
+}
+
+/// Whether a filter has an index which is not the order's, and PostgreSQL's statistics may be wrong about
+/// which of the two finds a page sooner: it knows little of JSON, and nothing of how one column goes with
+/// another. An equal name or digest is sought by its index, whatever the order.
+pub(super) fn crosses(filter: &Filter, sort: Sort) -> bool {
+    let has_metadata = (filter.metadata.as_ref()).is_some_and(|object| !object.is_empty());
+    by_order(filter, sort).is_some()
+        && filter.name.is_none()
+        && filter.sha256.is_none()
+        && (has_metadata || !candidates(filter, sort).is_empty())
 }
 
 /// The index for the steps of a walk through folders, each of which asks for one file.
@@ -160,11 +273,11 @@ pub(super) fn index_of_names(filter: &Filter) -> &'static str {
     }
 }
 
-fn by_order(filter: &Filter, sort: Sort) -> Option<&'static str> {
-    let exact = matches!(filter.content_type, Some(ContentTypes::Exactly(_)));
+pub(super) fn by_order(filter: &Filter, sort: Sort) -> Option<&'static str> {
     match (sort.by, filter.trashed) {
-        // It has both: the type, and by it the creation.
-        (SortBy::CreatedAt, false) if exact => Some("files_by_content_type"),
+        (SortBy::CreatedAt, false) if filter.has_types_by_creation() => {
+            Some("files_by_content_type")
+        }
         (SortBy::CreatedAt, false) => Some("files_by_created_at"),
         (SortBy::CreatedAt, true) => Some("files_in_trash_by_created_at"),
         (SortBy::Name, false) => Some("files_by_name"),
@@ -198,8 +311,8 @@ fn candidates(filter: &Filter, sort: Sort) -> Vec<(&'static str, Filter)> {
     if filter.trashed {
         return found;
     }
-    let exact = matches!(filter.content_type, Some(ContentTypes::Exactly(_)));
-    if filter.content_type.is_some() && !(exact && sort.by == SortBy::CreatedAt) {
+    let in_order = filter.has_types_by_creation() && sort.by == SortBy::CreatedAt;
+    if filter.content_type.is_some() && !in_order {
         let content_type = filter.content_type.clone();
         let alone = Filter {
             content_type,
@@ -225,20 +338,6 @@ fn candidates(filter: &Filter, sort: Sort) -> Vec<(&'static str, Filter)> {
         found.push(("files_by_created_at", alone));
     }
     found
-}
-
-/// How many files the filter leaves; `most` stands for as many and more.
-async fn count(
-    conn: &mut SqliteConnection,
-    index: &str,
-    filter: &Filter,
-    most: i64,
-) -> Result<i64> {
-    let mut query = QueryBuilder::new(format!(
-        "SELECT COUNT(*) FROM (SELECT 1 FROM files f INDEXED BY {index}"
-    ));
-    push_conditions(&mut query, filter, Ends::BOTH);
-    limited_count(query, conn, most).await
 }
 
 async fn limited_count(

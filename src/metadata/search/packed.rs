@@ -12,8 +12,8 @@ use crate::id::{FileId, ObjectId, Tenant};
 use crate::metadata::files::{File, Metadata};
 use crate::metadata::objects::{digest, unsigned};
 
-use super::access::Access;
-use super::{After, Filter, Page, push_list, push_walk};
+use super::access::{self, Access};
+use super::{After, Filter, Page, push_walk};
 
 /// A file, in the order of [`file_array`].
 #[derive(Deserialize)]
@@ -50,6 +50,26 @@ macro_rules! file_array {
 }
 
 /// A page of files.
+pub(super) async fn page(
+    conn: &mut sqlx::SqliteConnection,
+    filter: &Filter,
+    page: &Page,
+    persistent: bool,
+) -> Result<Vec<File>> {
+    let access = access::of_page(conn, filter, page).await?;
+    let mut files: Vec<Packed> = fetch(list(filter, page, &access), persistent, conn).await?;
+    if let Access::Near(index) = access
+        && files.len() < page.limit as usize
+    {
+        let access = access::of_far_page(conn, filter, page, index).await?;
+        files = fetch(list(filter, page, &access), persistent, conn).await?;
+    }
+    files
+        .into_iter()
+        .map(|file| file.unpack(&filter.tenant))
+        .collect()
+}
+
 pub(super) fn list(filter: &Filter, page: &Page, access: &Access) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(concat!(
         "SELECT json_group_array(",
@@ -57,7 +77,7 @@ pub(super) fn list(filter: &Filter, page: &Page, access: &Access) -> QueryBuilde
         // SQLite keeps the order of what has a limit, and gathers in it.
         ") FROM ("
     ));
-    push_list(&mut query, filter, page, |query| access.push_from(query));
+    access.push_page(&mut query, filter, page);
     query.push(")");
     query
 }

@@ -181,47 +181,139 @@ async fn a_few_files_are_found_without_reading_all() {
     }
 }
 
-/// Either way round a page would take as long as all files do.
-#[tokio::test]
-async fn many_files_are_read_in_their_order_and_few_are_sorted() {
-    let database = database().await;
-    sqlx::raw_sql(
+/// Files of the sizes from 1 on, all called alike.
+async fn fill(database: &SqlitePool, files: i64) {
+    let sql = format!(
         "INSERT INTO objects (id, tenant, state, epoch, refs, size, sha256, quiet_at, created_at)
-         VALUES (x'01', 'acme', 'live', 1, 1, 0, x'00', 0, 0);
-         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+         VALUES (zeroblob(16), 'acme', 'live', 1, 1, 0, x'00', 0, 0);
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {files})
          INSERT INTO files (id, tenant, name, content_type, size, metadata, version, revision,
                             object_id, created_at, updated_at, created_by)
-         SELECT CAST(printf('%016d', i) AS BLOB), 'acme', 'a', 'image/png', i, '{}', 1, 1, x'01', i, i, 'ann' FROM n",
-    )
-    .execute(&database)
-    .await
-    .unwrap();
-    let all = Filter {
+         SELECT CAST(printf('%016d', i) AS BLOB), 'acme', 'a', 'image/png', i, '{{}}', 1, 1, zeroblob(16), i, i, 'ann' FROM n"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(database)
+        .await
+        .unwrap();
+}
+
+const BY_NAME: Page = Page {
+    sort: Sort {
+        by: SortBy::Name,
+        descending: false,
+    },
+    after: None,
+    limit: 10,
+};
+
+fn sized(min: u64, max: u64) -> Filter {
+    Filter {
         prefix: None,
+        min_size: Some(min),
+        max_size: Some(max),
         ..filter()
+    }
+}
+
+/// One way for all, a page would take as long as all files do.
+#[tokio::test]
+async fn few_files_are_sorted_more_are_sought_in_their_order_and_many_are_met_there() {
+    let database = database().await;
+    fill(&database, 40_000).await;
+    let by_name = "SEARCH f USING INDEX files_by_name (tenant=?)";
+    let by_size = "SEARCH f USING INDEX files_by_size (tenant=? AND size>? AND size<?)";
+    for (files, wanted) in [
+        (1_000, vec![by_size]),
+        (5_000, vec![by_name, by_size]),
+        (35_000, vec![by_name]),
+    ] {
+        let mut steps = plan(
+            &database,
+            chosen(&database, &sized(1, files), &BY_NAME).await,
+        )
+        .await;
+        steps.sort_by_key(|step| wanted.iter().position(|wanted| wanted == step));
+        assert_eq!(steps, wanted, "{files}");
+    }
+}
+
+/// Where a page is not within reach, the rest of the list is short, or the others are passed over.
+#[tokio::test]
+async fn many_files_that_are_far_off_are_sought() {
+    let database = database().await;
+    fill(&database, 70_000).await;
+    let mut conn = database.acquire().await.unwrap();
+    let far = Filter {
+        created_after: Some(Timestamp::from_micros(1)),
+        ..sized(35_001, 70_000)
     };
-    let images = Filter {
-        content_type: Some(ContentTypes::Kind("image".to_owned())),
-        ..all.clone()
-    };
-    let large = Filter {
-        min_size: Some(4_000),
-        ..all
-    };
-    let page = Page {
+    let mut by_creation = Page {
         sort: Sort {
-            by: SortBy::Name,
+            by: SortBy::CreatedAt,
             descending: false,
         },
-        after: None,
-        limit: 10,
+        ..BY_NAME
     };
-    for (filter, index) in [(images, "files_by_name"), (large, "files_by_size")] {
-        let steps = plan(&database, chosen(&database, &filter, &page).await).await;
-        assert!(
-            steps[0].starts_with(&format!("SEARCH f USING INDEX {index} ")),
-            "{steps:?}"
-        );
+    for (place, wanted) in [(0, 35_001), (40_000, 40_001), (69_995, 69_996), (70_000, 0)] {
+        by_creation.after = Some(After {
+            key: SortKey::Time(Timestamp::from_micros(place)),
+            id: FileId::from_uuid(Uuid::max()),
+        });
+        let files = packed::page(&mut conn, &far, &by_creation, false).await;
+        let sizes: Vec<u64> = files.unwrap().iter().map(|file| file.size).collect();
+        let last = if wanted == 0 {
+            0
+        } else {
+            70_001.min(wanted + 10)
+        };
+        assert_eq!(sizes, (wanted..last).collect::<Vec<_>>(), "{place}");
+    }
+    let found = access::of_page(&mut conn, &far, &by_creation)
+        .await
+        .unwrap();
+    let access::Access::Near(index) = found else {
+        panic!("another way");
+    };
+    let past = access::of_far_page(&mut conn, &far, &by_creation, index).await;
+    assert!(matches!(past.unwrap(), access::Access::Order(_)));
+    by_creation.after = None;
+    let past = access::of_far_page(&mut conn, &far, &by_creation, index).await;
+    assert!(matches!(past.unwrap(), access::Access::Among(..)));
+}
+
+/// Counting is to cost less than what it saves.
+#[tokio::test]
+async fn what_is_counted_is_read_off_an_index_alone() {
+    let database = database().await;
+    let filter = Filter {
+        content_type: Some(ContentTypes::Kind("image".to_owned())),
+        created_after: Some(Timestamp::from_micros(1)),
+        sha256: Some([1; 32]),
+        metadata: serde_json::from_str(r#"{"a":"b"}"#).ok(),
+        ..sized(1, 9)
+    };
+    let sets = access::Set::all(&filter, BY_NAME.sort);
+    assert_eq!(sets.len(), 5);
+    for set in sets {
+        let mut query = set.counted();
+        query.push(")");
+        let sql = format!("EXPLAIN {}", query.sql().as_str());
+        let steps: Vec<(i64, String, i64, i64, i64, Option<String>)> =
+            sqlx::query_as(AssertSqlSafe(sql))
+                .fetch_all(&database)
+                .await
+                .unwrap();
+        // An index is opened with its key.
+        let is_table = |cursor: i64| {
+            steps.iter().any(|(_, step, opened, _, _, of)| {
+                step == "OpenRead"
+                    && *opened == cursor
+                    && !of.as_deref().unwrap_or_default().starts_with("k(")
+            })
+        };
+        let read =
+            (steps.iter()).find(|(_, step, cursor, ..)| step == "Column" && is_table(*cursor));
+        assert_eq!(read, None, "{steps:?}");
     }
 }
 

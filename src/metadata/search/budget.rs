@@ -1,0 +1,120 @@
+//! Pages on PostgreSQL whose filter has another index than their order.
+//!
+//! Its statistics know little of JSON, and nothing of how a filter goes with an order, so that they choose wrongly
+//! between walking the order's index, passing over what does not fit, and finding by the filter's index
+//! all that fits, to sort it. Either may then read as many files as there are. So each gets a budget, which
+//! what the walk shows sets: neither reads much more than the better one had to.
+
+use std::time::Duration;
+
+use futures::TryFutureExt;
+use sqlx::{FromRow, PgConnection, QueryBuilder};
+
+use crate::error::Result;
+use crate::metadata::files::{self, File};
+use crate::metadata::postgres::in_time;
+
+use super::conditions::{Ends, column, push_next};
+use super::{Filter, Page, access, order_by, push_behind, push_conditions};
+
+/// Files of the order that are looked at first.
+const FIRST: i64 = 1_000;
+
+/// A page that seems to be within as many times the first look is walked to, without asking how many files fit.
+const NEAR: i64 = 16;
+
+#[derive(FromRow)]
+struct Row {
+    #[sqlx(flatten)]
+    file: files::Row,
+    mark: i64,
+}
+
+/// One page. Each is what one statement sees.
+pub(super) async fn page(
+    conn: &mut PgConnection,
+    patience: Duration,
+    filter: &Filter,
+    page: &Page,
+) -> Result<Vec<File>> {
+    let limit = i64::from(page.limit);
+    let first = FIRST.max(limit.saturating_mul(10));
+    let mut look = first;
+    loop {
+        let mut rows = fetch(conn, patience, next_files(filter, page, look)).await?;
+        // One behind those that were looked at: it stands for the rest.
+        let ended = rows.pop_if(|last| last.mark > look).is_none();
+        if ended || rows.len() >= page.limit as usize {
+            return unmarked(rows);
+        }
+        let fitting = rows.len() as i64;
+        // So many make a page, if it goes on like this.
+        let away = look.saturating_mul(limit) / fitting.max(1);
+        if fitting == 0 || away > first * NEAR {
+            let rows = fetch(conn, patience, fitting_files(filter, page, away)).await?;
+            if rows.first().is_none_or(|row| row.mark <= away) {
+                return unmarked(rows);
+            }
+        }
+        look = away.saturating_mul(2);
+    }
+}
+
+async fn fetch(
+    conn: &mut PgConnection,
+    patience: Duration,
+    mut query: QueryBuilder<sqlx::Postgres>,
+) -> Result<Vec<Row>> {
+    // The best plan depends on the values: it is made anew.
+    let rows = query.build_query_as().persistent(false).fetch_all(conn);
+    in_time(patience, rows.err_into()).await
+}
+
+fn unmarked(rows: Vec<Row>) -> Result<Vec<File>> {
+    rows.into_iter()
+        .map(|row| File::try_from(row.file))
+        .collect()
+}
+
+/// What fits of the next `look` files of the order, each marked with its place among them; and the file
+/// behind them, where there are so few that it is come to.
+fn next_files(filter: &Filter, page: &Page, look: i64) -> QueryBuilder<sqlx::Postgres> {
+    let order = order_by(page.sort);
+    let mut query = QueryBuilder::new(concat!("SELECT ", files::columns!("f."), ", f.mark"));
+    query.push(format_args!(
+        " FROM (SELECT f.*, row_number() OVER (ORDER BY {order}) AS mark FROM ("
+    ));
+    let index = access::by_order(filter, page.sort).unwrap_or_default();
+    // The limit keeps the planner from asking within for what is asked outside.
+    push_next(&mut query, filter, page, index, look.saturating_add(1));
+    query.push(") f) f WHERE (");
+    push_conditions(&mut query, filter, Ends::BOTH);
+    query.push(") OR f.mark > ").push_bind(look);
+    query.push(format_args!(" ORDER BY {order} LIMIT "));
+    query.push_bind(i64::from(page.limit));
+    query
+}
+
+/// The page out of all that fits, each file marked with how many these are: `most`, and one more, stand
+/// for more of them, and then this is no page.
+fn fitting_files(filter: &Filter, page: &Page, most: i64) -> QueryBuilder<sqlx::Postgres> {
+    let order = order_by(page.sort);
+    let column = column(page.sort.by);
+    // It is planned as if all of it were wanted, without a thought of the order.
+    let mut query = QueryBuilder::new(format!(
+        "WITH fitting AS MATERIALIZED (SELECT f.id, f.{column} FROM files f WHERE "
+    ));
+    push_conditions(&mut query, filter, Ends::BOTH);
+    push_behind(&mut query, page);
+    query.push(format_args!(
+        "), page AS (SELECT f.id, count(*) OVER () AS mark FROM (SELECT * FROM fitting LIMIT "
+    ));
+    query.push_bind(most.saturating_add(1));
+    query.push(format_args!(") f ORDER BY {order} LIMIT "));
+    query.push_bind(i64::from(page.limit));
+    query.push(concat!(") SELECT ", files::columns!("f."), ", page.mark"));
+    query.push(format_args!(
+        " FROM page JOIN files f ON f.id = page.id ORDER BY {order}"
+    ));
+    query
+}

@@ -1,0 +1,257 @@
+//! Pages whose filter has another index than their order, among so many files that each way of finding them
+//! is gone: a page within the first look along the order, within a later one, and too far off for any, so that
+//! the filter's own index has it.
+
+use std::fmt::Write as _;
+
+use box_service::id::FileId;
+use box_service::metadata::search::{ContentTypes, Filter, Page, Sort, SortBy};
+use serde_json::json;
+
+use super::lists::{behind, list};
+use super::{Fixture, file_id};
+use crate::harness::database::Kind;
+
+conformance!(
+    every_way_finds_the_same_pages,
+    what_stays_is_found_once_while_others_go_and_move,
+);
+
+/// Twice as many as are looked at along the order before it is given up, and some.
+const FILES: u64 = 62_000;
+
+/// A row as [`fill`] makes it.
+struct Row {
+    id: FileId,
+    name: String,
+    size: u64,
+    micros: i64,
+    content_type: &'static str,
+    kind: &'static str,
+}
+
+/// Those that a list of the fixture's tenant has: of a hundred, one is in the trash, one has expired and one
+/// is another tenant's.
+fn rows() -> Vec<Row> {
+    (0..FILES)
+        .filter(|number| ![7, 9, 11].contains(&(number % 100)))
+        .map(|number| Row {
+            id: file_id(u128::from(number) + 1),
+            name: format!("{number:06}"),
+            size: number % 1_000,
+            micros: (number * 7_919 % 62_003) as i64,
+            content_type: if number < 31_000 { "near/x" } else { "far/x" },
+            kind: match number {
+                _ if number % 10_000 == 5 => "few",
+                61_900.. => "end",
+                _ if number % 10 == 3 => "some",
+                _ => "all",
+            },
+        })
+        .collect()
+}
+
+/// Past the store, for one at a time would take long.
+async fn fill(fixture: &Fixture) {
+    let object = fixture.live().await;
+    let mut hexadecimal = String::new();
+    for byte in object.as_uuid().as_bytes() {
+        let _ = write!(hexadecimal, "{byte:02x}");
+    }
+    let (id, object, pad, created, past, metadata) = match fixture.kind {
+        Kind::Sqlite => (
+            "unhex(printf('%032x', i + 1))",
+            format!("x'{hexadecimal}'"),
+            "printf('%06d', i)",
+            "1700000000000000 + i * 7919 % 62003",
+            "1",
+            "json_object('kind', kind)",
+        ),
+        Kind::Postgres => (
+            "CAST(lpad(to_hex(i + 1), 32, '0') AS UUID)",
+            format!("CAST('{hexadecimal}' AS UUID)"),
+            "lpad(CAST(i AS TEXT), 6, '0')",
+            "TIMESTAMPTZ '2023-11-14 22:13:20Z' + i * 7919 % 62003 * INTERVAL '1 microsecond'",
+            "TIMESTAMPTZ '2001-01-01Z'",
+            "jsonb_build_object('kind', kind)",
+        ),
+    };
+    let sql = format!(
+        "INSERT INTO files (id, tenant, name, content_type, size, metadata, version, revision, object_id,
+                            created_at, updated_at, expires_at, trashed_at, created_by)
+         WITH RECURSIVE numbers (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < {FILES}),
+              kinds (i, kind) AS (SELECT i, CASE WHEN i % 10000 = 5 THEN 'few' WHEN i >= 61900 THEN 'end'
+                                                 WHEN i % 10 = 3 THEN 'some' ELSE 'all' END FROM numbers)
+         SELECT {id}, CASE WHEN i % 100 = 11 THEN 'other' ELSE 'acme' END, {pad},
+                CASE WHEN i < 31000 THEN 'near/x' ELSE 'far/x' END, i % 1000, {metadata}, 1, 1, {object},
+                {created}, {created}, CASE WHEN i % 100 = 7 THEN {past} END,
+                CASE WHEN i % 100 = 9 THEN {past} END, 'ann'
+         FROM kinds"
+    );
+    fixture.tamper(sql.leak()).await;
+}
+
+fn filter(fixture: &Fixture, set: impl Fn(&mut Filter)) -> Filter {
+    let mut filter = Filter::new(fixture.tenant.clone(), super::at(0));
+    set(&mut filter);
+    filter
+}
+
+fn of_kind(fixture: &Fixture, kind: &str) -> Filter {
+    let metadata = serde_json::from_value(json!({"kind": kind})).ok();
+    filter(fixture, |filter| filter.metadata = metadata.clone())
+}
+
+fn of_type(fixture: &Fixture, exact: bool, kind: &str) -> Filter {
+    filter(fixture, |filter| {
+        filter.content_type = Some(if exact {
+            ContentTypes::Exactly(format!("{kind}/x"))
+        } else {
+            ContentTypes::Kind(kind.to_owned())
+        });
+    })
+}
+
+async fn every_way_finds_the_same_pages(fixture: Fixture) {
+    fill(&fixture).await;
+    let mut filters: Vec<(Filter, Box<dyn Fn(&Row) -> bool>)> = Vec::new();
+    for kind in ["few", "end", "some", "all", "none"] {
+        let wanted = of_kind(&fixture, kind);
+        filters.push((wanted, Box::new(move |row| row.kind == kind)));
+    }
+    for kind in ["near", "far"] {
+        for exact in [false, true] {
+            let wanted = of_type(&fixture, exact, kind);
+            let fits = move |row: &Row| row.content_type.starts_with(kind);
+            filters.push((wanted, Box::new(fits)));
+        }
+    }
+    filters.push((
+        filter(&fixture, |filter| filter.prefix = Some("061".to_owned())),
+        Box::new(|row| row.name.starts_with("061")),
+    ));
+    filters.push((
+        filter(&fixture, |filter| filter.max_size = Some(99)),
+        Box::new(|row| row.size <= 99),
+    ));
+    filters.push((
+        Filter {
+            min_size: Some(500),
+            ..of_type(&fixture, false, "far")
+        },
+        Box::new(|row| row.size >= 500 && row.content_type.starts_with("far")),
+    ));
+
+    let mut rows = rows();
+    for by in [SortBy::Name, SortBy::CreatedAt, SortBy::Size] {
+        match by {
+            SortBy::Name => rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id))),
+            SortBy::Size => rows.sort_by_key(|row| (row.size, row.id)),
+            _ => rows.sort_by_key(|row| (row.micros, row.id)),
+        }
+        for descending in [false, true] {
+            let sort = Sort { by, descending };
+            for (filter, fits) in &filters {
+                let mut wanted: Vec<FileId> = (rows.iter())
+                    .filter(|row| fits(row))
+                    .map(|row| row.id)
+                    .collect();
+                if descending {
+                    wanted.reverse();
+                }
+                some_pages(&fixture, filter, sort, &wanted).await;
+            }
+        }
+    }
+}
+
+/// The first two pages, and the last ones behind a place near the end.
+async fn some_pages(fixture: &Fixture, filter: &Filter, sort: Sort, wanted: &[FileId]) {
+    for limit in [7, 101] {
+        let mut page = Page {
+            sort,
+            after: None,
+            limit,
+        };
+        let first = list(fixture, filter, &page).await;
+        assert_eq!(ids(&first), part(wanted, 0, limit), "{sort:?} {filter:?}");
+        let Some(last) = first.last() else {
+            continue;
+        };
+        page.after = Some(behind(last, sort.by));
+        let second = list(fixture, filter, &page).await;
+        let place = limit as usize;
+        assert_eq!(
+            ids(&second),
+            part(wanted, place, limit),
+            "{sort:?} {filter:?}"
+        );
+        let place = wanted.len().saturating_sub(10);
+        let mut reader = fixture.reader().await;
+        let mut conn = reader.conn();
+        let file = conn.file_get(&fixture.tenant, wanted[place]).await.unwrap();
+        page.after = Some(behind(&file.unwrap(), sort.by));
+        let last = conn.file_list(filter, &page).await.unwrap();
+        let wanted = part(wanted, place + 1, limit);
+        assert_eq!(ids(&last), wanted, "the last of {sort:?} {filter:?}");
+    }
+}
+
+fn ids(files: &[box_service::metadata::files::File]) -> Vec<FileId> {
+    files.iter().map(|file| file.id).collect()
+}
+
+fn part(wanted: &[FileId], from: usize, limit: u32) -> &[FileId] {
+    let from = from.min(wanted.len());
+    &wanted[from..wanted.len().min(from + limit as usize)]
+}
+
+async fn what_stays_is_found_once_while_others_go_and_move(fixture: Fixture) {
+    fill(&fixture).await;
+    for (kind, limit) in [("some", 997), ("end", 23), ("few", 2)] {
+        let filter = of_kind(&fixture, kind);
+        let of_kind: Vec<Row> = rows().into_iter().filter(|row| row.kind == kind).collect();
+        let mut page = Page {
+            sort: Sort {
+                by: SortBy::Name,
+                descending: true,
+            },
+            after: None,
+            limit,
+        };
+        let mut seen = Vec::new();
+        for step in 0.. {
+            let files = list(&fixture, &filter, &page).await;
+            let Some(last) = files.last() else {
+                break;
+            };
+            page.after = Some(behind(last, SortBy::Name));
+            seen.extend(ids(&files));
+            // From both ends: among what was shown, and what was not yet.
+            let mut sql = String::new();
+            for index in [step * 10, (of_kind.len() - 1).saturating_sub(step * 10)] {
+                for (index, change) in [
+                    (index, "DELETE FROM files"),
+                    (index + 1, "UPDATE files SET name = 'z' || name"),
+                ] {
+                    if let Some(row) = of_kind.get(index).filter(|_| step * 20 < of_kind.len()) {
+                        let _ = write!(sql, "{change} WHERE name = '{}';", row.name);
+                    }
+                }
+            }
+            fixture.tamper(sql.leak()).await;
+        }
+        let moved_or_gone = |index: usize| {
+            (0..of_kind.len().div_ceil(20)).any(|step| {
+                let places = [step * 10, (of_kind.len() - 1).saturating_sub(step * 10)];
+                places.iter().any(|at| index == *at || index == at + 1)
+            })
+        };
+        for (index, row) in of_kind.iter().enumerate() {
+            let times = seen.iter().filter(|id| **id == row.id).count();
+            if !moved_or_gone(index) {
+                assert_eq!(times, 1, "{kind} {}", row.name);
+            }
+        }
+    }
+}
