@@ -47,7 +47,7 @@ pub(super) enum Access {
 /// The files that one filter alone leaves, by its own index, as far as that tells them from others: expired ones
 /// too, with a digest those in the trash, and some whose metadata only resembles what is asked for.
 pub(super) enum Set {
-    Range(&'static str, Filter),
+    Range(&'static str, Box<Filter>),
     Term(Term),
 }
 
@@ -111,7 +111,7 @@ impl Set {
     /// Of those filters that have an index which is not the order's, and of values in metadata.
     pub(super) fn all(filter: &Filter, sort: Sort) -> Vec<Self> {
         let ranges = candidates(filter, sort).into_iter();
-        let ranges = ranges.map(|(index, alone)| Self::Range(index, alone));
+        let ranges = ranges.map(|(index, alone)| Self::Range(index, Box::new(alone)));
         let terms = Term::within(filter).into_iter().map(Self::Term);
         ranges.chain(terms).collect()
     }

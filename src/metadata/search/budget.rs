@@ -17,11 +17,15 @@ use crate::metadata::postgres::in_time;
 use super::conditions::{Ends, column, push_next};
 use super::{Filter, Page, access, order_by, push_behind, push_conditions};
 
-/// Files of the order that are looked at first.
-const FIRST: i64 = 1_000;
+/// Files of the order that are looked at first, at least: twice a page.
+const FIRST: i64 = 200;
 
 /// A page that seems to be within as many times the first look is walked to, without asking how many files fit.
-const NEAR: i64 = 16;
+const NEAR: i64 = 80;
+
+/// How many times as far the next look goes at most, and how many files may fit before it: what few files show
+/// is not to be relied on for long.
+const STRIDE: i64 = 16;
 
 #[derive(FromRow)]
 struct Row {
@@ -38,25 +42,25 @@ pub(super) async fn page(
     page: &Page,
 ) -> Result<Vec<File>> {
     let limit = i64::from(page.limit);
-    let first = FIRST.max(limit.saturating_mul(10));
+    let first = FIRST.max(limit.saturating_mul(2));
     let mut look = first;
     loop {
         let mut rows = fetch(conn, patience, next_files(filter, page, look)).await?;
-        // One behind those that were looked at: it stands for the rest.
-        let ended = rows.pop_if(|last| last.mark > look).is_none();
+        let ended = rows.pop_if(|last| last.mark > 0).is_none();
         if ended || rows.len() >= page.limit as usize {
             return unmarked(rows);
         }
         let fitting = rows.len() as i64;
         // So many make a page, if it goes on like this.
         let away = look.saturating_mul(limit) / fitting.max(1);
+        let next = away.saturating_mul(2).min(look.saturating_mul(STRIDE));
         if fitting == 0 || away > first * NEAR {
-            let rows = fetch(conn, patience, fitting_files(filter, page, away)).await?;
-            if rows.first().is_none_or(|row| row.mark <= away) {
+            let rows = fetch(conn, patience, fitting_files(filter, page, next)).await?;
+            if rows.first().is_none_or(|row| row.mark <= next) {
                 return unmarked(rows);
             }
         }
-        look = away.saturating_mul(2);
+        look = next;
     }
 }
 
@@ -76,22 +80,28 @@ fn unmarked(rows: Vec<Row>) -> Result<Vec<File>> {
         .collect()
 }
 
-/// What fits of the next `look` files of the order, each marked with its place among them; and the file
-/// behind them, where there are so few that it is come to.
+/// What fits of the next `look` files of the order; and, where that is no whole page, the file behind
+/// them, marked with 1: it stands for the rest of the list.
 fn next_files(filter: &Filter, page: &Page, look: i64) -> QueryBuilder<sqlx::Postgres> {
     let order = order_by(page.sort);
-    let mut query = QueryBuilder::new(concat!("SELECT ", files::columns!("f."), ", f.mark"));
-    query.push(format_args!(
-        " FROM (SELECT f.*, row_number() OVER (ORDER BY {order}) AS mark FROM ("
-    ));
     let index = access::by_order(filter, page.sort).unwrap_or_default();
+    let mut query = QueryBuilder::new(concat!("(SELECT ", files::columns!("f.")));
+    query.push(", CAST(0 AS BIGINT) AS mark FROM (");
     // The limit keeps the planner from asking within for what is asked outside.
-    push_next(&mut query, filter, page, index, look.saturating_add(1));
-    query.push(") f) f WHERE (");
+    push_next(&mut query, filter, page, index, look);
+    query.push(") f WHERE ");
     push_conditions(&mut query, filter, Ends::BOTH);
-    query.push(") OR f.mark > ").push_bind(look);
     query.push(format_args!(" ORDER BY {order} LIMIT "));
     query.push_bind(i64::from(page.limit));
+    // One part is read behind the other, and the second not at all where the first has what is wanted.
+    query.push(concat!(
+        ") UNION ALL (SELECT ",
+        files::columns!("f."),
+        ", CAST(1 AS BIGINT) FROM files f WHERE f.id = (SELECT f.id FROM ("
+    ));
+    push_next(&mut query, filter, page, index, look.saturating_add(1));
+    query.push(") f OFFSET ").push_bind(look);
+    query.push(")) LIMIT ").push_bind(i64::from(page.limit));
     query
 }
 

@@ -30,6 +30,9 @@ struct Row {
     kind: &'static str,
 }
 
+/// What a filter means.
+type Fits = Box<dyn Fn(&Row) -> bool>;
+
 /// Those that a list of the fixture's tenant has: of a hundred, one is in the trash, one has expired and one
 /// is another tenant's.
 fn rows() -> Vec<Row> {
@@ -114,7 +117,7 @@ fn of_type(fixture: &Fixture, exact: bool, kind: &str) -> Filter {
 
 async fn every_way_finds_the_same_pages(fixture: Fixture) {
     fill(&fixture).await;
-    let mut filters: Vec<(Filter, Box<dyn Fn(&Row) -> bool>)> = Vec::new();
+    let mut filters: Vec<(Filter, Fits)> = Vec::new();
     for kind in ["few", "end", "some", "all", "none"] {
         let wanted = of_kind(&fixture, kind);
         filters.push((wanted, Box::new(move |row| row.kind == kind)));
