@@ -82,8 +82,6 @@ impl Sqlite {
         let readers = SqlitePoolOptions::new()
             .max_connections(settings.max_connections.clamp(1, MOST_READERS))
             .acquire_timeout(settings.timeout)
-            // There is nothing in between that could have broken, and a test is a hop to another thread.
-            .test_before_acquire(false)
             .connect_with(options.create_if_missing(false).pragma("query_only", "ON"))
             .await?;
         let (jobs, receiver) = mpsc::channel(QUEUE);
