@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::keys::ObjectKey;
@@ -24,10 +24,7 @@ const IN_FLIGHT: usize = 2;
 const ALLOTTED: u32 = 8;
 
 /// Gives a writer its next numbers, so many at most, of this upload of the store's: rows that name them are committed.
-pub type Allot = Arc<dyn Fn(u32) -> BoxFuture<'static, Result<Allotted>> + Send + Sync>;
-
-/// What the store calls the upload, and numbers of its parts.
-pub type Allotted = (String, Range<u32>);
+pub type Allot = Arc<dyn Fn(u32) -> BoxFuture<'static, Result<(String, Range<u32>)>> + Send + Sync>;
 
 /// From where a writer goes on.
 pub struct Before {
@@ -35,8 +32,6 @@ pub struct Before {
     pub declared: Option<u64>,
     /// The highest number that a part ever had.
     pub last: u32,
-    /// In bytes: what is to be written, where that is known.
-    pub coming: Option<u64>,
     /// Objects with the bytes before the first that is written, which are part of the first part; and their sizes.
     pub front: Vec<(ObjectKey, u64)>,
 }
@@ -59,9 +54,6 @@ pub struct PartWriter {
     front: Vec<(ObjectKey, u64)>,
     upload: Option<String>,
     numbers: Range<u32>,
-    /// A part will be full: its number can be asked for while its bytes come.
-    is_sure: bool,
-    asked: Option<JoinHandle<Result<Allotted>>>,
     filling: Part,
     sending: JoinSet<Result<(SentPart, Vec<Bytes>)>>,
     sent: Vec<SentPart>,
@@ -76,7 +68,7 @@ impl Objects {
         before: Before,
         allot: Allot,
     ) -> PartWriter {
-        let mut writer = PartWriter {
+        PartWriter {
             spare: multipart.spare(),
             objects: self.clone(),
             multipart,
@@ -85,16 +77,11 @@ impl Objects {
             front: before.front,
             upload: None,
             numbers: before.last + 1..before.last + 1,
-            is_sure: false,
-            asked: None,
             filling: Part::default(),
             sending: JoinSet::new(),
             sent: Vec::new(),
             failed: false,
-        };
-        let room = writer.room();
-        writer.is_sure = before.coming.is_some_and(|coming| coming >= room);
-        writer
+        }
     }
 }
 
@@ -109,9 +96,6 @@ impl PartWriter {
         self.usable()?;
         // Dropped halfway, it has lost bytes.
         self.failed = true;
-        if std::mem::take(&mut self.is_sure) {
-            self.asked = Some(tokio::spawn((self.allot)(1)));
-        }
         for mut chunk in chunks {
             while !chunk.is_empty() {
                 let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
@@ -129,12 +113,6 @@ impl PartWriter {
     /// Answers when the store has all parts that are full.
     pub(super) async fn finish(&mut self) -> Result<()> {
         self.usable()?;
-        // Dropped halfway, it does not know its numbers.
-        self.failed = true;
-        if let Some(asked) = self.asked.take() {
-            self.allotted(asked.await.map_err(Error::internal)??);
-        }
-        self.failed = false;
         while !self.sending.is_empty() {
             self.one_sent().await?;
         }
@@ -187,9 +165,6 @@ impl PartWriter {
         self.filling = Part::default();
         // Their end is worth a wait: it is known then.
         let ended = timeout(CALL_TIMEOUT + Duration::from_secs(1), async {
-            if let Some(asked) = self.asked.take() {
-                let _ = asked.await;
-            }
             while self.sending.join_next().await.is_some() {}
         });
         if ended.await.is_err() {
@@ -221,13 +196,11 @@ impl PartWriter {
     }
 
     async fn send(&mut self) -> Result<()> {
-        if let Some(asked) = self.asked.take() {
-            self.allotted(asked.await.map_err(Error::internal)??);
-        }
         if self.numbers.is_empty() {
             let most = if self.upload.is_none() { 1 } else { ALLOTTED };
-            let allotted = (self.allot)(most).await?;
-            self.allotted(allotted);
+            let (upload, numbers) = (self.allot)(most).await?;
+            self.upload = Some(upload);
+            self.numbers = numbers;
         }
         let upload = self.upload.clone();
         let (Some(number), Some(upload)) = (self.numbers.next(), upload) else {
@@ -255,11 +228,6 @@ impl PartWriter {
             Ok((part, pieces))
         }));
         Ok(())
-    }
-
-    fn allotted(&mut self, (upload, numbers): Allotted) {
-        self.upload = Some(upload);
-        self.numbers = numbers;
     }
 
     async fn one_sent(&mut self) -> Result<()> {

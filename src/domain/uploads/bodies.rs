@@ -76,8 +76,6 @@ pub(super) struct Bodies<S> {
     watch: Arc<Watch>,
     /// In bytes, of the upload.
     room: u64,
-    /// In bytes: what the sender says that it has, less what came.
-    left: Option<u64>,
     next: Option<Bytes>,
     ended: bool,
     /// Why it ended, where it was not to end there.
@@ -91,25 +89,17 @@ impl<S: Stream<Item = Result<Bytes>> + Send + Unpin> Bodies<S> {
         check: Option<Box<dyn Check>>,
         watch: Arc<Watch>,
         room: u64,
-        brings: Option<u64>,
     ) -> Self {
         Self {
             source,
             check,
             watch,
             room,
-            left: brings,
             next: None,
             ended: false,
             failed: None,
             refused: None,
         }
-    }
-
-    /// In bytes, what is to come if the sender keeps its word.
-    pub(super) fn coming(&self) -> Option<u64> {
-        let here = self.next.as_ref().map_or(0, Bytes::len) as u64;
-        self.left.map(|left| left + here)
     }
 
     /// Waits for the next bytes; false at the end.
@@ -139,9 +129,6 @@ impl<S: Stream<Item = Result<Bytes>> + Send + Unpin> Bodies<S> {
             }
             Some(Ok(bytes)) => {
                 self.room -= bytes.len() as u64;
-                self.left = self
-                    .left
-                    .map(|left| left.saturating_sub(bytes.len() as u64));
                 if let Some(check) = &mut self.check {
                     check.update(&bytes);
                 }

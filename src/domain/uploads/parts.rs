@@ -61,8 +61,7 @@ impl Domain {
         while more {
             let upload = &held.upload;
             let kept = self.upload_kept(upload).await?;
-            let coming = bytes.coming();
-            let writer = self.upload_part_writer(upload, &kept, &multipart, coming);
+            let writer = self.upload_part_writer(upload, &kept, &multipart);
             let stretch = match &bytes.check {
                 Some(_) => u64::MAX,
                 None => writer.stretch(SEGMENT),
@@ -149,7 +148,7 @@ impl Domain {
         let kept = self.upload_kept(&upload).await?;
         if !kept.fragments.is_empty() {
             // The length came last, and no bytes with it.
-            let mut writer = self.upload_part_writer(&upload, &kept, &multipart, None);
+            let mut writer = self.upload_part_writer(&upload, &kept, &multipart);
             writer.last().await?;
             let ends = Recorded {
                 hash_state: upload.hash_state.clone(),
@@ -231,13 +230,11 @@ impl Domain {
         upload: &Upload,
         kept: &Kept,
         multipart: &Arc<Multipart>,
-        coming: Option<u64>,
     ) -> PartWriter {
         let key = |piece: &Piece| self.objects.root().object(&upload.tenant, piece.object_id);
         let before = Before {
             declared: upload.size,
             last: kept.last,
-            coming,
             front: kept
                 .fragments
                 .iter()

@@ -70,7 +70,7 @@ impl Domain {
             .upload
             .size
             .map_or(u64::MAX, |size| size - append.offset);
-        let mut bytes = Bodies::new(source, check, watch, room, append.brings);
+        let mut bytes = Bodies::new(source, check, watch, room);
         match self.upload_receive(held, &mut bytes).await {
             Ok(held) if held.upload.is_complete() => {
                 let made = self.upload_finish(caller, held, sniff).await;
