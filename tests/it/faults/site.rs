@@ -13,6 +13,7 @@ use box_service::faults::{Faults, Pause};
 use box_service::objects::Listed;
 use futures::{FutureExt, TryStreamExt};
 
+use crate::harness::scratch;
 use crate::harness::service::{Pair, Parts, config, laid_over, start_of_time};
 
 /// As configured by default.
@@ -29,6 +30,7 @@ pub struct Site {
     config: Config,
     callers: AtomicU64,
     _parts: Parts,
+    _scratch: tempfile::TempDir,
 }
 
 /// A process that a fault can happen to.
@@ -61,7 +63,7 @@ impl Site {
     /// None where the pair is to be skipped.
     pub async fn open(pair: Pair, variables: &[(&str, &str)]) -> Option<Self> {
         let (parts, all) = Parts::create(pair, &[]).await?;
-        let all = laid_over(
+        let mut all = laid_over(
             all,
             &[
                 ("BOX_STORE__FSYNC", "true"),
@@ -71,6 +73,11 @@ impl Site {
                 ("BOX_QUOTA__MAX_FILES", "1000"),
             ],
         );
+        let scratch = scratch();
+        if pair != Pair::PostgresS3 {
+            let url = format!("file:{}", scratch.path().join("objects").display());
+            all = laid_over(all, &[("BOX_STORE__URL", url.as_str())]);
+        }
         // An empty value takes one away.
         let mut all = laid_over(all, variables);
         all.retain(|(_, value)| !value.is_empty());
@@ -96,6 +103,7 @@ impl Site {
             config: config_of,
             callers: AtomicU64::new(0),
             _parts: parts,
+            _scratch: scratch,
         })
     }
 

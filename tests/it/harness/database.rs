@@ -8,6 +8,8 @@ use box_service::id::ObjectId;
 use sqlx::{Connection, PgConnection};
 use url::Url;
 
+use super::scratch;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Sqlite,
@@ -35,7 +37,7 @@ impl Database {
     pub async fn create(kind: Kind) -> Option<Self> {
         match kind {
             Kind::Sqlite => {
-                let directory = tempfile::tempdir().unwrap();
+                let directory = scratch();
                 let file = directory.path().join("box.db");
                 Some(Self {
                     url: format!("sqlite:{}", file.display()),

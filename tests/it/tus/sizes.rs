@@ -2,7 +2,8 @@
 
 use super::*;
 
-on_every_pair!(pieces_may_have_any_size);
+// With flushes: large pieces go past the page cache then, on a disk.
+on_every_pair!(with [("BOX_STORE__FSYNC", "true")]; pieces_may_have_any_size);
 
 async fn pieces_may_have_any_size(service: &Service) {
     let client = service.client("acme");
