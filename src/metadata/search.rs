@@ -178,7 +178,7 @@ impl Conn<'_> {
         let persistent = filter.is_plain();
         match self {
             Self::Sqlite(c) => packed::page(c.ready().await?, filter, page, persistent).await,
-            Self::Postgres(c, patience) if access::crosses(filter, page.sort) => {
+            Self::Postgres(c, patience) if access::is_unforeseen(filter, page.sort) => {
                 budget::page(c, *patience, filter, page).await
             }
             Self::Postgres(c, patience) => {

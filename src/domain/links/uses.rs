@@ -1,7 +1,7 @@
 //! Uses of links, gathered and written together, off the path of the requests that they are.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
 
@@ -24,6 +24,14 @@ pub(super) struct Gathered {
 impl Gathered {
     /// False: too many wait.
     pub(super) fn add(&self, link: &Link, now: Timestamp) -> bool {
+        // One that is asked for often waits already.
+        if let Some(there) = self.waiting().get_mut(&link.slug)
+            && there.created_at == link.created_at
+        {
+            there.uses += 1;
+            there.last_used_at = there.last_used_at.max(now);
+            return true;
+        }
         let one = Uses {
             slug: link.slug.clone(),
             created_at: link.created_at,
@@ -33,9 +41,13 @@ impl Gathered {
         self.merge([one]).is_empty()
     }
 
+    fn waiting(&self) -> MutexGuard<'_, HashMap<String, Uses>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What there was no room for.
     fn merge(&self, uses: impl IntoIterator<Item = Uses>) -> Vec<Uses> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting();
         let mut left = Vec::new();
         for one in uses {
             let room = waiting.len() < WAITING;
@@ -58,10 +70,7 @@ impl Gathered {
 
     pub(super) async fn flush(&self, metadata: &Metadata) -> Result<()> {
         let _alone = self.flushing.lock().await;
-        let mut all: Vec<Uses> = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *waiting).into_values().collect()
-        };
+        let mut all: Vec<Uses> = std::mem::take(&mut *self.waiting()).into_values().collect();
         // In one order in every replica, so that they rarely wait for each other.
         all.sort_by(|a, b| a.slug.cmp(&b.slug));
         while !all.is_empty() {

@@ -251,15 +251,13 @@ pub(super) async fn of_far_page(
     })
 }
 
-/// Whether a filter has an index which is not the order's, and PostgreSQL's statistics may be wrong about
-/// which of the two finds a page sooner: it knows little of JSON, and nothing of how one column goes with
-/// another. An equal name or digest is sought by its index, whatever the order.
-pub(super) fn crosses(filter: &Filter, sort: Sort) -> bool {
-    let has_metadata = (filter.metadata.as_ref()).is_some_and(|object| !object.is_empty());
-    by_order(filter, sort).is_some()
+/// Whether PostgreSQL's statistics may be wrong about which index finds a page sooner, the order's or the
+/// filter's: they know little of JSON. An equal name or digest is sought by its index, whatever the order.
+pub(super) fn is_unforeseen(filter: &Filter, sort: Sort) -> bool {
+    (filter.metadata.as_ref()).is_some_and(|object| !object.is_empty())
+        && by_order(filter, sort).is_some()
         && filter.name.is_none()
         && filter.sha256.is_none()
-        && (has_metadata || !candidates(filter, sort).is_empty())
 }
 
 /// The index for the steps of a walk through folders, each of which asks for one file.

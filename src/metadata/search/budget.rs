@@ -1,8 +1,7 @@
-//! Pages on PostgreSQL whose filter has another index than their order.
+//! Pages on PostgreSQL of files that have certain metadata.
 //!
-//! Its statistics know little of JSON, and nothing of how a filter goes with an order, so that they choose wrongly
-//! between walking the order's index, passing over what does not fit, and finding by the filter's index
-//! all that fits, to sort it. Either may then read as many files as there are. So each gets a budget, which
+//! Its statistics know little of JSON, so that they choose wrongly between walking the order's index, passing over
+//! what does not fit, and finding by the filter's index all that fits, to sort it. Either may then read as many files as there are. So each gets a budget, which
 //! what the walk shows sets: neither reads much more than the better one had to.
 
 use std::time::Duration;
@@ -20,8 +19,9 @@ use super::{Filter, Page, access, order_by, push_behind, push_conditions};
 /// Files of the order that are looked at first, at least: twice a page.
 const FIRST: i64 = 200;
 
-/// A page that seems to be within as many times the first look is walked to, without asking how many files fit.
-const NEAR: i64 = 80;
+/// A page that seems to be within as many times the first look is walked to, without asking how many files fit:
+/// after the first look, which leads to a cheap question, and after others.
+const NEAR: [i64; 2] = [8, 80];
 
 /// How many times as far the next look goes at most, and how many files may fit before it: what few files show
 /// is not to be relied on for long.
@@ -54,7 +54,8 @@ pub(super) async fn page(
         // So many make a page, if it goes on like this.
         let away = look.saturating_mul(limit) / fitting.max(1);
         let next = away.saturating_mul(2).min(look.saturating_mul(STRIDE));
-        if fitting == 0 || away > first * NEAR {
+        let near = NEAR[usize::from(look > first)];
+        if fitting == 0 || away > first * near {
             let rows = fetch(conn, patience, fitting_files(filter, page, next)).await?;
             if rows.first().is_none_or(|row| row.mark <= next) {
                 return unmarked(rows);
