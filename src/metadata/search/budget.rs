@@ -1,8 +1,9 @@
 //! Pages on PostgreSQL of files that have certain metadata.
 //!
-//! Its statistics know little of JSON, so that they choose wrongly between walking the order's index, passing over
-//! what does not fit, and finding by the filter's index all that fits, to sort it. Either may then read as many files as there are. So each gets a budget, which
-//! what the walk shows sets: neither reads much more than the better one had to.
+//! Its statistics know little of JSON, so that they choose wrongly between walking the order's index, passing
+//! over what does not fit, and finding by the filter's index all that fits, to sort it. Either may then read as
+//! many files as there are. So each gets a budget, which what the walk shows sets: neither reads much more
+//! than the better one had to.
 
 use std::time::Duration;
 
@@ -19,9 +20,11 @@ use super::{Filter, Page, access, order_by, push_behind, push_conditions};
 /// Files of the order that are looked at first, at least: twice a page.
 const FIRST: i64 = 200;
 
-/// A page that seems to be within as many times the first look is walked to, without asking how many files fit:
-/// after the first look, which leads to a cheap question, and after others.
-const NEAR: [i64; 2] = [8, 80];
+/// A page that seems to be within as many times the first look is walked to, without asking how many files fit.
+const NEAR: i64 = 80;
+
+/// The same after the first look, when asking is cheap: of no more than [`STRIDE`] times as many files.
+const NEAR_AT_FIRST: i64 = 8;
 
 /// How many times as far the next look goes at most, and how many files may fit before it: what few files show
 /// is not to be relied on for long.
@@ -54,7 +57,7 @@ pub(super) async fn page(
         // So many make a page, if it goes on like this.
         let away = look.saturating_mul(limit) / fitting.max(1);
         let next = away.saturating_mul(2).min(look.saturating_mul(STRIDE));
-        let near = NEAR[usize::from(look > first)];
+        let near = if look == first { NEAR_AT_FIRST } else { NEAR };
         if fitting == 0 || away > first * near {
             let rows = fetch(conn, patience, fitting_files(filter, page, next)).await?;
             if rows.first().is_none_or(|row| row.mark <= next) {
