@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::metadata::LevelFilter;
 use url::Url;
 
+use crate::error::{Error, Kind};
 use crate::metrics::{HandedOver, Signal, handed_over};
 
 /// How many are handed over at once, and how long the first of them waits for others.
@@ -306,7 +307,9 @@ impl Worker {
     /// How many of them the collector refused.
     async fn send(&self, path: &str, body: Bytes) -> Result<u64, Refusal> {
         let unreachable = |error: reqwest::Error| Refusal {
-            problem: story(&error.without_url()),
+            problem: Error::new(Kind::Unavailable, "It gave no answer.")
+                .because(error.without_url())
+                .story(),
             again: Some(Duration::ZERO),
         };
         let url = self.endpoint.join(path).map_err(|error| Refusal {
@@ -348,17 +351,6 @@ fn retry_after(headers: &HeaderMap) -> Duration {
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.trim().parse().ok());
     Duration::from_secs(seconds.unwrap_or(0)).min(LONGEST_PAUSE)
-}
-
-fn story(error: &reqwest::Error) -> String {
-    let mut story = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        story.push_str(": ");
-        story.push_str(&error.to_string());
-        cause = error.source();
-    }
-    story
 }
 
 /// Whose spans and log records they are, by OpenTelemetry's semantic conventions.
