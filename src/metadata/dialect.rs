@@ -7,12 +7,57 @@ use sqlx::{Database, Decode, Encode, Postgres, QueryBuilder, Sqlite, Type};
 use time::OffsetDateTime;
 
 use crate::clock::Timestamp;
+use crate::id::{FileId, Tenant};
 
 use super::containment;
 use super::files::Metadata;
 
+/// What stands in a query for a `$n`.
+pub(super) enum Value {
+    Text(String),
+    Bytes(Vec<u8>),
+    Number(i64),
+    Time(Timestamp),
+    File(FileId),
+    Tenant(Tenant),
+}
+
+macro_rules! values {
+    ($($variant:ident($type:ty)),+) => {
+        $(impl From<$type> for Value {
+            fn from(value: $type) -> Self {
+                Self::$variant(value)
+            }
+        })+
+    };
+}
+
+values!(
+    Text(String),
+    Bytes(Vec<u8>),
+    Number(i64),
+    Time(Timestamp),
+    File(FileId),
+    Tenant(Tenant)
+);
+
+/// A query for either database.
+pub(super) trait Values {
+    /// The next `$n`.
+    fn push_value(&mut self, value: impl Into<Value>) -> &mut Self;
+}
+
+impl<DB: Dialect> Values for QueryBuilder<DB> {
+    fn push_value(&mut self, value: impl Into<Value>) -> &mut Self {
+        DB::push_value(self, value.into());
+        self
+    }
+}
+
 /// What a query that is put together from pieces must say differently.
 pub(super) trait Dialect: Database {
+    fn push_value(query: &mut QueryBuilder<Self>, value: Value);
+
     /// The end of `CAST(… AS`, for text that is compared by its bytes.
     const TEXT_BY_BYTES: &'static str;
 
@@ -26,7 +71,24 @@ pub(super) trait Dialect: Database {
     fn push_contains(query: &mut QueryBuilder<Self>, column: &str, wanted: &Metadata);
 }
 
+macro_rules! push_value {
+    () => {
+        fn push_value(query: &mut QueryBuilder<Self>, value: Value) {
+            match value {
+                Value::Text(text) => query.push_bind(text),
+                Value::Bytes(bytes) => query.push_bind(bytes),
+                Value::Number(number) => query.push_bind(number),
+                Value::Time(at) => query.push_bind(at),
+                Value::File(id) => query.push_bind(id),
+                Value::Tenant(tenant) => query.push_bind(tenant),
+            };
+        }
+    };
+}
+
 impl Dialect for Postgres {
+    push_value!();
+
     const TEXT_BY_BYTES: &'static str = "TEXT) COLLATE \"C\"";
 
     /// Its statistics tell it.
@@ -47,6 +109,8 @@ impl Dialect for Postgres {
 }
 
 impl Dialect for Sqlite {
+    push_value!();
+
     const TEXT_BY_BYTES: &'static str = "TEXT)";
 
     /// It has none of values.

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::id::{FileId, Tenant};
 
 use super::Conn;
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Values};
 use super::files::{self, File, Metadata};
 use super::postgres::in_time;
 
@@ -17,6 +17,7 @@ mod access;
 mod budget;
 mod conditions;
 mod packed;
+mod runs;
 
 use conditions::{Ends, after_prefix, behind_start, order, order_by, push_behind, push_conditions};
 
@@ -175,6 +176,9 @@ struct EntryRow {
 impl Conn<'_> {
     /// One page, in the order asked for.
     pub async fn file_list(&mut self, filter: &Filter, page: &Page) -> Result<Vec<File>> {
+        if let Some(files) = runs::page(self, filter, page).await? {
+            return Ok(files);
+        }
         let persistent = filter.is_plain();
         match self {
             Self::Sqlite(c) => packed::page(c.ready().await?, filter, page, persistent).await,
@@ -255,46 +259,30 @@ fn entry(folder: Option<String>, bound: String, bound_id: FileId, file: File) ->
 }
 
 /// The page, all columns of each file. `push_from`: ` FROM … WHERE `, and whatever conditions it likes.
-fn push_list<DB>(
+fn push_list<DB: Dialect>(
     query: &mut QueryBuilder<DB>,
     filter: &Filter,
     page: &Page,
     push_from: impl FnOnce(&mut QueryBuilder<DB>),
-) where
-    DB: Dialect,
-    for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Vec<u8>: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Tenant: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Timestamp: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> FileId: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> i64: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
+) {
     query.push(concat!("SELECT ", files::columns!("f.")));
     push_from(query);
     let (filter, names) = behind_start(filter, page);
     push_conditions(query, &filter, names);
     push_behind(query, page);
     query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
-    query.push_bind(i64::from(page.limit));
+    query.push_value(i64::from(page.limit));
 }
 
 /// A loose scan of the index on the name: each step finds the next name beyond a bound, and a
 /// name in a folder moves the bound past all of the folder. Makes the table `walk`.
-fn push_walk<DB>(
+fn push_walk<DB: Dialect>(
     query: &mut QueryBuilder<DB>,
     filter: &Filter,
     descending: bool,
     after: Option<&After>,
     limit: u32,
-) where
-    DB: Dialect,
-    for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Vec<u8>: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Tenant: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Timestamp: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> FileId: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> i64: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
+) {
     const NO_ID: FileId = FileId::from_uuid(Uuid::nil());
     let prefix = filter.prefix.as_deref().unwrap_or_default();
     let first = if descending {
@@ -332,15 +320,17 @@ fn push_walk<DB>(
     query.push(format_args!(
         "SELECT CAST(0 AS BIGINT), CAST(NULL AS {text}, CAST(NULL AS UUID), CAST("
     ));
-    query.push_bind(bound);
-    query.push(format_args!(" AS {text}, ")).push_bind(bound_id);
+    query.push_value(bound);
+    query
+        .push(format_args!(" AS {text}, "))
+        .push_value(bound_id);
     query.push(format_args!(
         " UNION ALL SELECT walk.step + 1,
             CASE WHEN {slash} > 0 THEN {folder} END, f.id,
             CASE WHEN {slash} > 0 THEN {beyond_folder} ELSE f.name END,
             CASE WHEN {slash} > 0 THEN "
     ));
-    query.push_bind(NO_ID);
+    query.push_value(NO_ID);
     query.push(
         " ELSE f.id END
          FROM walk JOIN files f ON f.id = (SELECT f.id FROM files f",
@@ -352,7 +342,7 @@ fn push_walk<DB>(
         " AND (f.name, f.id) {beyond} (walk.bound, walk.bound_id)
           ORDER BY f.name {direction}, f.id {direction} LIMIT 1) WHERE walk.step < "
     ));
-    query.push_bind(i64::from(limit));
+    query.push_value(i64::from(limit));
     query.push(") ");
 }
 

@@ -12,9 +12,11 @@ use sqlx::{Sqlite, SqliteConnection};
 use crate::error::Result;
 use crate::id::Tenant;
 
-use super::conditions::{Ends, own_part, push_next, push_ranges, push_scope, push_tenant};
-use super::{Filter, Page, QueryBuilder, Sort, SortBy};
-use super::{behind_start, files, push_behind, push_conditions, push_list};
+use super::conditions::{
+    Ends, behind_start, order_by, own_part, push_behind, push_conditions, push_next, push_ranges,
+    push_scope, push_tenant,
+};
+use super::{Filter, Page, QueryBuilder, Sort, SortBy, files, push_list, runs};
 
 /// Fewer files than these are found by a filter's own index, and sorted.
 const FEW: i64 = 4_000;
@@ -22,6 +24,9 @@ const FEW: i64 = 4_000;
 /// As many files as these, and more, are walked to by the order alone; if there is no page of them within
 /// as many files of the order, they do not lie evenly.
 const MANY: i64 = 30_000;
+
+/// Files that have a value in their metadata, and are looked at for more than that.
+const LIKELY: i64 = 4_000;
 
 /// The values of a metadata filter that are looked at.
 const TERMS: usize = 8;
@@ -36,8 +41,11 @@ pub(super) enum Access {
     Any,
     /// Along the order's index.
     Order(&'static str),
-    /// The same, but no further than [`MANY`] files: behind them it is given up.
-    Near(&'static str),
+    /// The same, but no further than so many files: behind them it is given up.
+    Near(&'static str, i64),
+    /// Along the files that have a value in their metadata, which are in the order of their creation; no further than
+    /// [`LIKELY`] of them.
+    Having(Term),
     /// All that a set has, sorted.
     Found(Set),
     /// Along the order's index, passing over what is not in the set.
@@ -72,12 +80,19 @@ impl Access {
                 query.push(" FROM files f WHERE ");
             }),
             Self::Order(index) => push_list(query, filter, page, |query| push_by(query, index)),
-            Self::Near(index) => {
+            Self::Near(index, most) => {
                 query.push(concat!("SELECT ", files::columns!("f."), " FROM ("));
-                push_next(query, filter, page, index, MANY);
+                push_next(query, "f.*", filter, page, index, *most);
                 query.push(") f WHERE ");
                 push_conditions(query, filter, Ends::BOTH);
                 // In the order that they come in: asked for again, all would be read and sorted.
+                query.push(" LIMIT ").push_bind(i64::from(page.limit));
+            }
+            Self::Having(term) => {
+                query.push(concat!("SELECT ", files::columns!("f."), " FROM ("));
+                term.push_next(query, filter, page);
+                query.push(") t CROSS JOIN files f ON f.id = t.id WHERE ");
+                push_conditions(query, filter, Ends::BOTH);
                 query.push(" LIMIT ").push_bind(i64::from(page.limit));
             }
             Self::Found(Set::Range(index, _)) => {
@@ -128,10 +143,7 @@ impl Set {
                 }
                 push_ranges(query, alone, Ends::BOTH);
             }
-            Self::Term(term) => {
-                query.push(" FROM file_terms t WHERE ");
-                term.push_condition(query);
-            }
+            Self::Term(term) => term.push_from(query),
         }
     }
 
@@ -193,6 +205,34 @@ impl Term {
         })
     }
 
+    fn push_from(&self, query: &mut QueryBuilder<Sqlite>) {
+        query.push(" FROM file_terms t WHERE ");
+        self.push_condition(query);
+    }
+
+    /// How many files have it; `most` stands for as many and more.
+    async fn count(&self, conn: &mut SqliteConnection, most: i64) -> Result<i64> {
+        let mut query = QueryBuilder::new("SELECT COUNT(*) FROM (SELECT 1");
+        self.push_from(&mut query);
+        limited_count(query, conn, most).await
+    }
+
+    /// The next files that have it, in the order of their creation.
+    fn push_next(&self, query: &mut QueryBuilder<Sqlite>, filter: &Filter, page: &Page) {
+        query.push("SELECT f.id FROM (SELECT t.created_at, t.file_id AS id");
+        self.push_from(query);
+        query.push(") f WHERE TRUE");
+        let created = Filter {
+            content_type: None,
+            ..own_part(filter, page.sort)
+        };
+        let (created, names) = behind_start(&created, page);
+        push_ranges(query, &created, names);
+        push_behind(query, page);
+        query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
+        query.push_bind(LIKELY);
+    }
+
     fn push_condition(&self, query: &mut QueryBuilder<Sqlite>) {
         query.push("t.tenant = ").push_bind(self.tenant.clone());
         query.push(" AND t.key = ").push_bind(self.key.clone());
@@ -204,17 +244,71 @@ impl Term {
     }
 }
 
-/// How to find the files of one page.
+/// How to look for the files of one page at first.
+pub(super) async fn at_first(
+    conn: &mut SqliteConnection,
+    filter: &Filter,
+    page: &Page,
+) -> Result<Access> {
+    if let Some(term) = term_in_order(conn, filter, page.sort).await? {
+        return Ok(Access::Having(term));
+    }
+    // Where most files fit, the next ones are a page: counting takes longer.
+    Ok(match by_order(filter, page.sort) {
+        Some(index) if !Set::all(filter, page.sort).is_empty() => {
+            Access::Near(index, 2 * i64::from(page.limit))
+        }
+        Some(index) => Access::Order(index),
+        None => Access::Any,
+    })
+}
+
+/// How else, where that did not give a whole page; None where it has shown that there is none.
+pub(super) async fn next(
+    conn: &mut SqliteConnection,
+    filter: &Filter,
+    page: &Page,
+    access: &Access,
+) -> Result<Option<Access>> {
+    match access {
+        Access::Near(index, MANY..) => Ok(Some(of_far_page(conn, filter, page, index).await?)),
+        Access::Near(..) | Access::Having(_) => Ok(Some(of_page(conn, filter, page).await?)),
+        Access::Any | Access::Order(_) | Access::Found(_) | Access::Among(..) => Ok(None),
+    }
+}
+
+/// The value that the fewest files have of those that the filter asks for, if it asks for nothing that has an
+/// index of its own, and if they are not few: those are sorted.
+async fn term_in_order(
+    conn: &mut SqliteConnection,
+    filter: &Filter,
+    sort: Sort,
+) -> Result<Option<Term>> {
+    if sort.by != SortBy::CreatedAt || filter.trashed || !candidates(filter, sort).is_empty() {
+        return Ok(None);
+    }
+    let terms = Term::within(filter);
+    // Of one, nothing but whether they are few is to be known.
+    let mut count = if terms.len() > 1 { MANY } else { runs::LEAST };
+    let mut fewest = None;
+    for term in terms {
+        let found = term.count(conn, count).await?;
+        if found < count || fewest.is_none() {
+            (fewest, count) = (Some(term), found);
+        }
+    }
+    Ok(fewest.filter(|_| count >= runs::LEAST))
+}
+
+/// How to find the files of one page, whatever the filter leaves.
 pub(super) async fn of_page(
     conn: &mut SqliteConnection,
     filter: &Filter,
     page: &Page,
 ) -> Result<Access> {
-    let sets = Set::all(filter, page.sort);
-    let crossed = !sets.is_empty();
     let mut fewest = None;
     let mut count = MANY;
-    for set in sets {
+    for set in Set::all(filter, page.sort) {
         let found = set.count(conn, count).await?;
         if found < count {
             (fewest, count) = (Some(set), found);
@@ -223,8 +317,7 @@ pub(super) async fn of_page(
     Ok(match (fewest, by_order(filter, page.sort)) {
         (Some(set), Some(index)) if count >= FEW => Access::Among(index, set),
         (Some(set), _) => Access::Found(set),
-        (None, Some(index)) if crossed => Access::Near(index),
-        (None, Some(index)) => Access::Order(index),
+        (None, Some(index)) => Access::Near(index, MANY),
         (None, None) => Access::Any,
     })
 }

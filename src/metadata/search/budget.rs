@@ -8,27 +8,28 @@
 use std::time::Duration;
 
 use futures::TryFutureExt;
+use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, QueryBuilder};
 
 use crate::error::Result;
 use crate::metadata::files::{self, File};
 use crate::metadata::postgres::in_time;
 
-use super::conditions::{Ends, column, push_next};
+use super::conditions::{Ends, column, order, push_next};
 use super::{Filter, Page, access, order_by, push_behind, push_conditions};
 
-/// Files of the order that are looked at first, at least: twice a page.
-const FIRST: i64 = 200;
+/// Files of the order that are looked at first, at least: twice a page, or as many as take no longer than
+/// asking does.
+const FIRST: i64 = 2_000;
 
 /// A page that seems to be within as many times the first look is walked to, without asking how many files fit.
-const NEAR: i64 = 80;
+const NEAR: i64 = 10;
 
-/// The same after the first look, when asking is cheap: of no more than [`STRIDE`] times as many files.
-const NEAR_AT_FIRST: i64 = 8;
-
-/// How many times as far the next look goes at most, and how many files may fit before it: what few files show
-/// is not to be relied on for long.
+/// How many times as far the next look goes at most: what few files show is not to be relied on for long.
 const STRIDE: i64 = 16;
+
+/// To read a file takes as long as to pass over so many, whose entries in the index show that they don't fit.
+const READ: i64 = 8;
 
 #[derive(FromRow)]
 struct Row {
@@ -57,10 +58,10 @@ pub(super) async fn page(
         // So many make a page, if it goes on like this.
         let away = look.saturating_mul(limit) / fitting.max(1);
         let next = away.saturating_mul(2).min(look.saturating_mul(STRIDE));
-        let near = if look == first { NEAR_AT_FIRST } else { NEAR };
-        if fitting == 0 || away > first * near {
-            let rows = fetch(conn, patience, fitting_files(filter, page, next)).await?;
-            if rows.first().is_none_or(|row| row.mark <= next) {
+        if fitting == 0 || away > first * NEAR {
+            let most = next / READ;
+            let rows = fetch(conn, patience, fitting_files(filter, page, most)).await?;
+            if rows.first().is_none_or(|row| row.mark <= most) {
                 return unmarked(rows);
             }
         }
@@ -87,15 +88,33 @@ fn unmarked(rows: Vec<Row>) -> Result<Vec<File>> {
 /// What fits of the next `look` files of the order; and, where that is no whole page, the file behind
 /// them, marked with 1: it stands for the rest of the list.
 fn next_files(filter: &Filter, page: &Page, look: i64) -> QueryBuilder<sqlx::Postgres> {
-    let order = order_by(page.sort);
+    let (_, direction) = order(page.sort.descending);
     let index = access::by_order(filter, page.sort).unwrap_or_default();
     let mut query = QueryBuilder::new(concat!("(SELECT ", files::columns!("f.")));
-    query.push(", CAST(0 AS BIGINT) AS mark FROM (");
-    // The limit keeps the planner from asking within for what is asked outside.
-    push_next(&mut query, filter, page, index, look);
-    query.push(") f WHERE ");
+    // Nothing but what the index has, so that no file is read for this; and a limit, which keeps the planner from
+    // asking within for what is asked outside.
+    let column = column(page.sort.by);
+    query.push(format_args!(
+        ", CAST(0 AS BIGINT) AS mark FROM (SELECT next.id, next.{column} FROM ("
+    ));
+    push_next(
+        &mut query,
+        &format!("f.id, f.{column}, f.signature"),
+        filter,
+        page,
+        index,
+        look,
+    );
+    // What is wanted is a constant to the planner.
+    query.push(") next WHERE next.signature & metadata_signature(");
+    query.push_bind(Json(filter.metadata.clone()));
+    query.push(") = metadata_signature(");
+    query.push_bind(Json(filter.metadata.clone()));
+    query.push(")) likely JOIN files f ON f.id = likely.id WHERE ");
     push_conditions(&mut query, filter, Ends::BOTH);
-    query.push(format_args!(" ORDER BY {order} LIMIT "));
+    query.push(format_args!(
+        " ORDER BY likely.{column} {direction}, likely.id {direction} LIMIT "
+    ));
     query.push_bind(i64::from(page.limit));
     // One part is read behind the other, and the second not at all where the first has what is wanted.
     query.push(concat!(
@@ -103,7 +122,14 @@ fn next_files(filter: &Filter, page: &Page, look: i64) -> QueryBuilder<sqlx::Pos
         files::columns!("f."),
         ", CAST(1 AS BIGINT) FROM files f WHERE f.id = (SELECT f.id FROM ("
     ));
-    push_next(&mut query, filter, page, index, look.saturating_add(1));
+    push_next(
+        &mut query,
+        "f.id",
+        filter,
+        page,
+        index,
+        look.saturating_add(1),
+    );
     query.push(") f OFFSET ").push_bind(look);
     query.push(")) LIMIT ").push_bind(i64::from(page.limit));
     query

@@ -1,10 +1,8 @@
 //! The conditions of a list as SQL, about the table called `f`.
 
-use sqlx::{Database, QueryBuilder};
+use sqlx::QueryBuilder;
 
-use crate::clock::Timestamp;
-use crate::id::{FileId, Tenant};
-use crate::metadata::dialect::Dialect;
+use crate::metadata::dialect::{Dialect, Values};
 
 use super::{After, ContentTypes, Filter, Page, Sort, SortBy, SortKey};
 
@@ -59,29 +57,21 @@ pub(super) fn behind_start(filter: &Filter, page: &Page) -> (Filter, Ends) {
 }
 
 /// All that is asked for. `names`: the ends of the range that the prefix makes.
-pub(super) fn push_conditions<DB>(query: &mut QueryBuilder<DB>, filter: &Filter, names: Ends)
-where
-    DB: Dialect,
-    for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Vec<u8>: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Tenant: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Timestamp: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> i64: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
+pub(super) fn push_conditions<DB: Dialect>(
+    query: &mut QueryBuilder<DB>,
+    filter: &Filter,
+    names: Ends,
+) {
     push_scope(query, filter);
     query.push(" AND (f.expires_at IS NULL OR f.expires_at > ");
-    query.push_bind(filter.now);
+    query.push_value(filter.now);
     query.push(" OR f.legal_hold OR f.retention_until > ");
-    query.push_bind(filter.now).push(")");
+    query.push_value(filter.now).push(")");
     push_ranges(query, filter, names);
 }
 
 /// Whose files, and whether those in the trash: what most indexes begin with.
-pub(super) fn push_scope<DB>(query: &mut QueryBuilder<DB>, filter: &Filter)
-where
-    DB: Database,
-    for<'q> Tenant: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
+pub(super) fn push_scope<DB: Dialect>(query: &mut QueryBuilder<DB>, filter: &Filter) {
     push_tenant(query, filter);
     query.push(if filter.trashed {
         " AND f.trashed_at IS NOT NULL"
@@ -90,57 +80,45 @@ where
     });
 }
 
-pub(super) fn push_tenant<DB>(query: &mut QueryBuilder<DB>, filter: &Filter)
-where
-    DB: Database,
-    for<'q> Tenant: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
-    query.push("f.tenant = ").push_bind(filter.tenant.clone());
+pub(super) fn push_tenant<DB: Dialect>(query: &mut QueryBuilder<DB>, filter: &Filter) {
+    query.push("f.tenant = ").push_value(filter.tenant.clone());
 }
 
 /// ` AND …`: what the filter says of the files themselves, whether expired or not.
-pub(super) fn push_ranges<DB>(query: &mut QueryBuilder<DB>, filter: &Filter, names: Ends)
-where
-    DB: Dialect,
-    for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Vec<u8>: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Tenant: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Timestamp: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> i64: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
+pub(super) fn push_ranges<DB: Dialect>(query: &mut QueryBuilder<DB>, filter: &Filter, names: Ends) {
     if let Some(prefix) = filter.prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
         push_beginning(query, "f.name", prefix, names);
     }
     if let Some(name) = &filter.name {
-        query.push(" AND f.name = ").push_bind(name.clone());
+        query.push(" AND f.name = ").push_value(name.clone());
     }
     match &filter.content_type {
         None => {}
         Some(ContentTypes::Exactly(content_type)) => {
             query.push(" AND f.content_type = ");
-            query.push_bind(content_type.clone());
+            query.push_value(content_type.clone());
         }
         Some(ContentTypes::Kind(kind)) => {
             push_beginning(query, "f.content_type", &format!("{kind}/"), Ends::BOTH);
         }
     }
     if let Some(size) = filter.min_size {
-        query.push(" AND f.size >= ").push_bind(clamped(size));
+        query.push(" AND f.size >= ").push_value(clamped(size));
     }
     if let Some(size) = filter.max_size {
-        query.push(" AND f.size <= ").push_bind(clamped(size));
+        query.push(" AND f.size <= ").push_value(clamped(size));
     }
     if let Some(at) = filter.created_after {
-        query.push(" AND f.created_at >= ").push_bind(at);
+        query.push(" AND f.created_at >= ").push_value(at);
     }
     if let Some(at) = filter.created_before {
-        query.push(" AND f.created_at < ").push_bind(at);
+        query.push(" AND f.created_at < ").push_value(at);
     }
     if let Some(at) = filter.updated_before {
-        query.push(" AND f.updated_at < ").push_bind(at);
+        query.push(" AND f.updated_at < ").push_value(at);
     }
     if let Some(sha256) = filter.sha256 {
-        query.push(" AND f.sha256 = ").push_bind(sha256.to_vec());
+        query.push(" AND f.sha256 = ").push_value(sha256.to_vec());
     }
     // Everything contains nothing.
     if let Some(metadata) = filter.metadata.as_ref().filter(|object| !object.is_empty()) {
@@ -148,32 +126,23 @@ where
     }
 }
 
-fn push_beginning<DB: Database>(
+fn push_beginning<DB: Dialect>(
     query: &mut QueryBuilder<DB>,
     column: &str,
     prefix: &str,
     ends: Ends,
-) where
-    for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
+) {
     if ends.lower {
         query.push(format_args!(" AND {column} >= "));
-        query.push_bind(prefix.to_owned());
+        query.push_value(prefix.to_owned());
     }
     if let Some(end) = after_prefix(prefix).filter(|_| ends.upper) {
-        query.push(format_args!(" AND {column} < ")).push_bind(end);
+        query.push(format_args!(" AND {column} < ")).push_value(end);
     }
 }
 
 /// ` AND …`: behind the place where the page begins.
-pub(super) fn push_behind<DB>(query: &mut QueryBuilder<DB>, page: &Page)
-where
-    DB: Database,
-    for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Timestamp: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> FileId: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> i64: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
+pub(super) fn push_behind<DB: Dialect>(query: &mut QueryBuilder<DB>, page: &Page) {
     let Some(After { key, id }) = &page.after else {
         return;
     };
@@ -181,37 +150,31 @@ where
     let (beyond, _) = order(page.sort.descending);
     query.push(format_args!(" AND (f.{column}, f.id) {beyond} ("));
     match key {
-        SortKey::Time(at) => query.push_bind(*at),
-        SortKey::Name(name) => query.push_bind(name.clone()),
-        SortKey::Size(size) => query.push_bind(clamped(*size)),
+        SortKey::Time(at) => query.push_value(*at),
+        SortKey::Name(name) => query.push_value(name.clone()),
+        SortKey::Size(size) => query.push_value(clamped(*size)),
     };
-    query.push(", ").push_bind(*id).push(")");
+    query.push(", ").push_value(*id).push(")");
 }
 
-/// The next files of the order, whatever else is asked of them: `most` of them, by the order's own index.
-pub(super) fn push_next<DB>(
+/// Some columns of the next files of the order, whatever else is asked of them: `most` of them, by the order's
+/// own index.
+pub(super) fn push_next<DB: Dialect>(
     query: &mut QueryBuilder<DB>,
+    columns: &str,
     filter: &Filter,
     page: &Page,
     index: &str,
     most: i64,
-) where
-    DB: Dialect,
-    for<'q> String: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Vec<u8>: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Tenant: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> Timestamp: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> FileId: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-    for<'q> i64: sqlx::Encode<'q, DB> + sqlx::Type<DB>,
-{
-    query.push("SELECT f.* FROM files f");
+) {
+    query.push(format_args!("SELECT {columns} FROM files f"));
     query.push(DB::by_index(index)).push(" WHERE ");
     push_scope(query, filter);
     let (own, names) = behind_start(&own_part(filter, page.sort), page);
     push_ranges(query, &own, names);
     push_behind(query, page);
     query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
-    query.push_bind(most);
+    query.push_value(most);
 }
 
 /// What of a filter is a range of the order's own index.

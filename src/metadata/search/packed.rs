@@ -12,7 +12,7 @@ use crate::id::{FileId, ObjectId, Tenant};
 use crate::metadata::files::{File, Metadata};
 use crate::metadata::objects::{digest, unsigned};
 
-use super::access::{self, Access};
+use super::access;
 use super::{After, Filter, Page, push_walk};
 
 /// A file, in the order of [`file_array`].
@@ -56,28 +56,40 @@ pub(super) async fn page(
     page: &Page,
     persistent: bool,
 ) -> Result<Vec<File>> {
-    let access = access::of_page(conn, filter, page).await?;
-    let mut files: Vec<Packed> = fetch(list(filter, page, &access), persistent, conn).await?;
-    if let Access::Near(index) = access
-        && files.len() < page.limit as usize
-    {
-        let access = access::of_far_page(conn, filter, page, index).await?;
-        files = fetch(list(filter, page, &access), persistent, conn).await?;
+    let mut access = access::at_first(conn, filter, page).await?;
+    loop {
+        let push = |query: &mut QueryBuilder<Sqlite>| access.push_page(query, filter, page);
+        let found = files(conn, persistent, &filter.tenant, push).await?;
+        if found.len() == page.limit as usize {
+            return Ok(found);
+        }
+        // There may be more than this way was to find.
+        let Some(next) = access::next(conn, filter, page, &access).await? else {
+            return Ok(found);
+        };
+        access = next;
     }
-    files
-        .into_iter()
-        .map(|file| file.unpack(&filter.tenant))
-        .collect()
 }
 
-pub(super) fn list(filter: &Filter, page: &Page, access: &Access) -> QueryBuilder<Sqlite> {
+/// The files that a query gives, all columns of each, in its order.
+pub(super) async fn files(
+    conn: &mut sqlx::SqliteConnection,
+    persistent: bool,
+    tenant: &Tenant,
+    push: impl FnOnce(&mut QueryBuilder<Sqlite>),
+) -> Result<Vec<File>> {
+    let files: Vec<Packed> = fetch(list(push), persistent, conn).await?;
+    files.into_iter().map(|file| file.unpack(tenant)).collect()
+}
+
+pub(super) fn list(push: impl FnOnce(&mut QueryBuilder<Sqlite>)) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(concat!(
         "SELECT json_group_array(",
         file_array!(),
         // SQLite keeps the order of what has a limit, and gathers in it.
         ") FROM ("
     ));
-    access.push_page(&mut query, filter, page);
+    push(&mut query);
     query.push(")");
     query
 }

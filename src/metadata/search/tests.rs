@@ -42,7 +42,7 @@ async fn plan(database: &SqlitePool, query: QueryBuilder<Sqlite>) -> Vec<String>
 async fn chosen(database: &SqlitePool, filter: &Filter, page: &Page) -> QueryBuilder<Sqlite> {
     let mut conn = database.acquire().await.unwrap();
     let access = access::of_page(&mut conn, filter, page).await.unwrap();
-    packed::list(filter, page, &access)
+    packed::list(|query| access.push_page(query, filter, page))
 }
 
 fn filter() -> Filter {
@@ -271,7 +271,7 @@ async fn many_files_that_are_far_off_are_sought() {
     let found = access::of_page(&mut conn, &far, &by_creation)
         .await
         .unwrap();
-    let access::Access::Near(index) = found else {
+    let access::Access::Near(index, _) = found else {
         panic!("another way");
     };
     let past = access::of_far_page(&mut conn, &far, &by_creation, index).await;
