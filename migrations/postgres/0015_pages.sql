@@ -1,5 +1,5 @@
--- Expands only: a binary that knows no more than 0014 goes on working. It writes the table anew, and all of its
--- indexes: nothing is written meanwhile, for about a minute of each million files.
+-- Expands only: a binary that knows no more than 0014 goes on working. Until it is done no file is written, for it
+-- reads all of them.
 
 -- Pages whose filter is a range, and whose order is another: such a range consists of few values of these, and
 -- behind each the files lie in order. A folder is all of the name up to its last slash; a class of sizes is those of as
@@ -17,27 +17,50 @@ CREATE INDEX files_by_size_class_and_name ON files (
     name, id
 ) INCLUDE (size) WHERE trashed_at IS NULL;
 
--- Which values metadata may have: two bits of 64 for each text, number, truth value and null, and the member of the
--- object that it lies in, at whatever depth. Metadata that contains others has all of their bits, for what
--- @> takes for equal has one hash. So an index that has them tells nearly all files that don't fit, without reading one.
-CREATE FUNCTION metadata_signature(metadata JSONB) RETURNS BIGINT
+-- The values in files' metadata that are no objects or arrays, each with the member of the whole that it lies in, at
+-- whatever depth: a row for each, those of one in the order of their files' creation. A hash, so that what is found is
+-- compared with the metadata itself; what @> takes for equal has the same. (SQLite has terms since 0005.)
+CREATE TABLE file_terms (
+    term        BIGINT NOT NULL,
+    created_at  TIMESTAMPTZ NOT NULL,
+    file_id     UUID NOT NULL,
+    PRIMARY KEY (term, created_at, file_id)
+);
+
+CREATE FUNCTION metadata_terms(tenant TEXT, metadata JSONB) RETURNS SETOF BIGINT
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT COALESCE(bit_or((1::BIGINT << (hash & 63)::INTEGER) | (1::BIGINT << ((hash >> 6) & 63)::INTEGER)), 0)
+    SELECT jsonb_hash_extended(leaf, hashtextextended(member.key, hashtextextended(tenant, 0)))
     FROM jsonb_each(metadata) AS member (key, value),
-         jsonb_path_query(value, 'strict $.** ? (@.type() != "object" && @.type() != "array")') AS leaf,
-         jsonb_hash_extended(leaf, hashtextextended(key, 0)) AS hash
+         jsonb_path_query(member.value, 'strict $.** ? (@.type() != "object" && @.type() != "array")') AS leaf
 $$;
 
--- They are made again below, with the signature.
-DROP INDEX files_by_created_at, files_by_updated_at, files_by_name, files_by_size, files_by_content_type;
+CREATE FUNCTION file_terms_keep() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        DELETE FROM file_terms
+        WHERE term IN (SELECT metadata_terms(OLD.tenant, OLD.metadata))
+          AND created_at = OLD.created_at AND file_id = OLD.id;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        -- As metadata_terms has it, whose call would take as long again.
+        INSERT INTO file_terms
+        SELECT jsonb_hash_extended(leaf, hashtextextended(member.key, hashtextextended(NEW.tenant, 0))),
+               NEW.created_at, NEW.id
+        FROM jsonb_each(NEW.metadata) AS member (key, value),
+             jsonb_path_query(member.value, 'strict $.** ? (@.type() != "object" && @.type() != "array")') AS leaf
+        ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END
+$$;
 
-ALTER TABLE files ADD COLUMN signature BIGINT GENERATED ALWAYS AS (
-    CASE WHEN metadata = '{}' THEN 0 ELSE metadata_signature(metadata) END
-) STORED;
+-- Most files have no metadata, and pay nothing for it.
+CREATE TRIGGER file_terms_begin AFTER INSERT ON files
+    FOR EACH ROW WHEN (NEW.metadata <> '{}') EXECUTE FUNCTION file_terms_keep();
+CREATE TRIGGER file_terms_change AFTER UPDATE OF metadata ON files
+    FOR EACH ROW WHEN (OLD.metadata <> NEW.metadata) EXECUTE FUNCTION file_terms_keep();
+CREATE TRIGGER file_terms_end AFTER DELETE ON files
+    FOR EACH ROW WHEN (OLD.metadata <> '{}') EXECUTE FUNCTION file_terms_keep();
 
-CREATE INDEX files_by_created_at ON files (tenant, created_at, id) INCLUDE (signature) WHERE trashed_at IS NULL;
-CREATE INDEX files_by_updated_at ON files (tenant, updated_at, id) INCLUDE (signature) WHERE trashed_at IS NULL;
-CREATE INDEX files_by_name ON files (tenant, name, id) INCLUDE (signature) WHERE trashed_at IS NULL;
-CREATE INDEX files_by_size ON files (tenant, size, id) INCLUDE (signature) WHERE trashed_at IS NULL;
-CREATE INDEX files_by_content_type ON files (tenant, content_type, created_at, id) INCLUDE (signature)
-    WHERE trashed_at IS NULL;
+INSERT INTO file_terms
+SELECT DISTINCT term, created_at, id FROM files, metadata_terms(tenant, metadata) AS term WHERE metadata <> '{}';

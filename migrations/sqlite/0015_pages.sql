@@ -16,7 +16,7 @@ CREATE INDEX files_by_size_class_and_name ON files (
     name, id, size
 ) WHERE trashed_at IS NULL;
 
--- The terms of 0005, those of one value now in the order of their files' creation. (PostgreSQL has signatures.)
+-- The terms of 0005, those of one value now in the order of their files' creation.
 DROP TRIGGER file_terms_begin;
 DROP TRIGGER file_terms_leave;
 DROP TRIGGER file_terms_change;

@@ -21,6 +21,12 @@ mod runs;
 
 use conditions::{Ends, after_prefix, behind_start, order, order_by, push_behind, push_conditions};
 
+/// Fewer files than these are found by what only they have, and sorted.
+const LEAST: i64 = 1_000;
+
+/// Files that have one value of those that are asked for in their metadata, and are looked at for the others.
+const LIKELY: i64 = 4_000;
+
 /// What a list is sorted by; the id decides between equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortBy {

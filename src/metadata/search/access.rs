@@ -13,10 +13,10 @@ use crate::error::Result;
 use crate::id::Tenant;
 
 use super::conditions::{
-    Ends, behind_start, order_by, own_part, push_behind, push_conditions, push_next, push_ranges,
-    push_scope, push_tenant,
+    Ends, behind_start, own_part, push_behind, push_conditions, push_next, push_next_created,
+    push_ranges, push_scope, push_tenant,
 };
-use super::{Filter, Page, QueryBuilder, Sort, SortBy, files, push_list, runs};
+use super::{Filter, LEAST, LIKELY, Page, QueryBuilder, Sort, SortBy, files, push_list};
 
 /// Fewer files than these are found by a filter's own index, and sorted.
 const FEW: i64 = 4_000;
@@ -24,9 +24,6 @@ const FEW: i64 = 4_000;
 /// As many files as these, and more, are walked to by the order alone; if there is no page of them within
 /// as many files of the order, they do not lie evenly.
 const MANY: i64 = 30_000;
-
-/// Files that have a value in their metadata, and are looked at for more than that.
-const LIKELY: i64 = 4_000;
 
 /// The values of a metadata filter that are looked at.
 const TERMS: usize = 8;
@@ -43,8 +40,7 @@ pub(super) enum Access {
     Order(&'static str),
     /// The same, but no further than so many files: behind them it is given up.
     Near(&'static str, i64),
-    /// Along the files that have a value in their metadata, which are in the order of their creation; no further than
-    /// [`LIKELY`] of them.
+    /// Along the files that have a value in their metadata, no further than [`LIKELY`] of them.
     Having(Term),
     /// All that a set has, sorted.
     Found(Set),
@@ -82,7 +78,7 @@ impl Access {
             Self::Order(index) => push_list(query, filter, page, |query| push_by(query, index)),
             Self::Near(index, most) => {
                 query.push(concat!("SELECT ", files::columns!("f."), " FROM ("));
-                push_next(query, "f.*", filter, page, index, *most);
+                push_next(query, filter, page, index, *most);
                 query.push(") f WHERE ");
                 push_conditions(query, filter, Ends::BOTH);
                 // In the order that they come in: asked for again, all would be read and sorted.
@@ -222,15 +218,7 @@ impl Term {
         query.push("SELECT f.id FROM (SELECT t.created_at, t.file_id AS id");
         self.push_from(query);
         query.push(") f WHERE TRUE");
-        let created = Filter {
-            content_type: None,
-            ..own_part(filter, page.sort)
-        };
-        let (created, names) = behind_start(&created, page);
-        push_ranges(query, &created, names);
-        push_behind(query, page);
-        query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
-        query.push_bind(LIKELY);
+        push_next_created(query, filter, page, LIKELY);
     }
 
     fn push_condition(&self, query: &mut QueryBuilder<Sqlite>) {
@@ -277,19 +265,19 @@ pub(super) async fn next(
     }
 }
 
-/// The value that the fewest files have of those that the filter asks for, if it asks for nothing that has an
-/// index of its own, and if they are not few: those are sorted.
+/// The value that the fewest files have of those that the filter asks for, if a page may be read along it, and if
+/// they are not few: those are sorted.
 async fn term_in_order(
     conn: &mut SqliteConnection,
     filter: &Filter,
     sort: Sort,
 ) -> Result<Option<Term>> {
-    if sort.by != SortBy::CreatedAt || filter.trashed || !candidates(filter, sort).is_empty() {
+    if !is_by_terms(filter, sort) {
         return Ok(None);
     }
     let terms = Term::within(filter);
     // Of one, nothing but whether they are few is to be known.
-    let mut count = if terms.len() > 1 { MANY } else { runs::LEAST };
+    let mut count = if terms.len() > 1 { MANY } else { LEAST };
     let mut fewest = None;
     for term in terms {
         let found = term.count(conn, count).await?;
@@ -297,7 +285,7 @@ async fn term_in_order(
             (fewest, count) = (Some(term), found);
         }
     }
-    Ok(fewest.filter(|_| count >= runs::LEAST))
+    Ok(fewest.filter(|_| count >= LEAST))
 }
 
 /// How to find the files of one page, whatever the filter leaves.
@@ -342,6 +330,12 @@ pub(super) async fn of_far_page(
         // It is the list's last page.
         _ => Access::Order(index),
     })
+}
+
+/// Whether a page may be read along the files that have a value in their metadata: these lie in the order of their
+/// creation, and nothing is asked for that has an index of its own.
+pub(super) fn is_by_terms(filter: &Filter, sort: Sort) -> bool {
+    sort.by == SortBy::CreatedAt && !filter.trashed && candidates(filter, sort).is_empty()
 }
 
 /// Whether PostgreSQL's statistics may be wrong about which index finds a page sooner, the order's or the

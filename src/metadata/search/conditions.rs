@@ -157,21 +157,39 @@ pub(super) fn push_behind<DB: Dialect>(query: &mut QueryBuilder<DB>, page: &Page
     query.push(", ").push_value(*id).push(")");
 }
 
-/// Some columns of the next files of the order, whatever else is asked of them: `most` of them, by the order's
-/// own index.
+/// The next files of the order, whatever else is asked of them: `most` of them, by the order's own index.
 pub(super) fn push_next<DB: Dialect>(
     query: &mut QueryBuilder<DB>,
-    columns: &str,
     filter: &Filter,
     page: &Page,
     index: &str,
     most: i64,
 ) {
-    query.push(format_args!("SELECT {columns} FROM files f"));
+    query.push("SELECT f.* FROM files f");
     query.push(DB::by_index(index)).push(" WHERE ");
     push_scope(query, filter);
     let (own, names) = behind_start(&own_part(filter, page.sort), page);
     push_ranges(query, &own, names);
+    push_behind(query, page);
+    query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
+    query.push_value(most);
+}
+
+/// ` AND … ORDER BY … LIMIT …`: the next rows of a table called `f` that has files in the order of their creation, and
+/// nothing else of them.
+pub(super) fn push_next_created<DB: Dialect>(
+    query: &mut QueryBuilder<DB>,
+    filter: &Filter,
+    page: &Page,
+    most: i64,
+) {
+    let created = Filter {
+        created_after: filter.created_after,
+        created_before: filter.created_before,
+        ..Filter::new(filter.tenant.clone(), filter.now)
+    };
+    let (created, names) = behind_start(&created, page);
+    push_ranges(query, &created, names);
     push_behind(query, page);
     query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
     query.push_value(most);

@@ -20,13 +20,10 @@ use super::conditions::{
     Ends, after_prefix, behind_start, clamped, column, order, order_by, push_behind, push_ranges,
     push_scope,
 };
-use super::{ContentTypes, Filter, Page, Sort, SortBy, packed};
+use super::{ContentTypes, Filter, LEAST, Page, Sort, SortBy, packed};
 
 /// A page of more runs than these costs more than what it saves: each is a look into the index.
 const MOST: usize = 16;
-
-/// Fewer files than these are better found by their sizes alone, and sorted: a class may have many others.
-pub(super) const LEAST: i64 = 1_000;
 
 /// The coarser values, as the indexes of migration 0015 have them.
 const FOLDER: &str = "rtrim(f.name, replace(f.name, '/', ''))";
@@ -154,7 +151,7 @@ impl Runs {
         }
     }
 
-    /// How many files have such sizes; [`LEAST`] stands for as many and more.
+    /// How many files have such sizes, which may be few of their class; [`LEAST`] stands for as many and more.
     async fn count(&self, conn: &mut Conn<'_>) -> Result<i64> {
         match conn {
             Conn::Sqlite(c) => {

@@ -361,3 +361,117 @@ async fn a_value_that_few_have_finds_them() {
         assert_eq!(by_order, !few, "{wanted}: {steps:?}");
     }
 }
+
+fn newest(limit: u32) -> Page {
+    Page {
+        sort: Sort {
+            by: SortBy::CreatedAt,
+            descending: true,
+        },
+        after: None,
+        limit,
+    }
+}
+
+/// The steps of a page that is made of runs.
+async fn merged(
+    database: &SqlitePool,
+    filter: &Filter,
+    page: &Page,
+    run: runs::Run,
+) -> Vec<String> {
+    let runs = runs::Runs::of(filter, page.sort).unwrap();
+    let query = packed::list(|query| runs.push_page(query, page, vec![run.clone(), run]));
+    // Whether the index has all of it is told by what it has.
+    let steps = plan(database, query).await.into_iter();
+    steps.map(|step| step.replace(" COVERING", "")).collect()
+}
+
+/// Each run is read in the page's order, from where the page before it ended, and no further than the page.
+#[tokio::test]
+async fn a_folder_a_kind_and_sizes_are_read_in_runs() {
+    let database = database().await;
+    let kind = Filter {
+        prefix: None,
+        content_type: Some(ContentTypes::Kind("image".to_owned())),
+        ..filter()
+    };
+    let run = runs::Run::Text("a/b/".to_owned());
+    for (filter, index, value) in [
+        (filter(), "files_by_folder", "<expr>"),
+        (kind, "files_by_content_type", "content_type"),
+    ] {
+        let first = newest(10);
+        let second = Page {
+            after: after(SortKey::Time(Timestamp::from_micros(5))),
+            ..newest(10)
+        };
+        let step = format!("SEARCH f USING INDEX {index} (tenant=? AND {value}=?");
+        assert_eq!(
+            merged(&database, &filter, &first, run.clone()).await,
+            vec![format!("{step})"); 2]
+        );
+        assert_eq!(
+            merged(&database, &filter, &second, run.clone()).await,
+            vec![format!("{step} AND (created_at,id)<(?,?))"); 2]
+        );
+    }
+    let class = runs::Run::Number(31);
+    for (page, index) in [
+        (newest(10), "files_by_size_class"),
+        (BY_NAME, "files_by_size_class_and_name"),
+    ] {
+        assert_eq!(
+            merged(&database, &sized(100, 120), &page, class.clone()).await,
+            vec![format!("SEARCH f USING INDEX {index} (tenant=? AND <expr>=?)"); 2]
+        );
+    }
+}
+
+/// As many as have a value are not sorted, where its terms have them in the page's order.
+#[tokio::test]
+async fn a_value_that_many_have_is_read_in_the_order_of_creation() {
+    let database = database().await;
+    fill(&database, 3_000).await;
+    sqlx::raw_sql(r#"UPDATE files SET metadata = '{"a":"b"}' WHERE size <= 2000; UPDATE files SET metadata = '{"a":"c"}' WHERE size > 2100"#)
+        .execute(&database)
+        .await
+        .unwrap();
+    let mut conn = database.acquire().await.unwrap();
+    let mut page = newest(10);
+    page.after = after(SortKey::Time(Timestamp::from_micros(5)));
+    for (value, page, in_order) in [
+        ("b", &page, true),
+        ("c", &page, false),
+        ("b", &BY_NAME, false),
+    ] {
+        let filter = Filter {
+            prefix: None,
+            metadata: serde_json::from_str(&format!(r#"{{"a":"{value}"}}"#)).ok(),
+            ..filter()
+        };
+        let access = access::at_first(&mut conn, &filter, page).await.unwrap();
+        assert_eq!(
+            matches!(access, access::Access::Having(_)),
+            in_order,
+            "{value}"
+        );
+        if in_order {
+            let query = packed::list(|query| access.push_page(query, &filter, page));
+            let sql = format!("EXPLAIN QUERY PLAN {}", query.sql().as_str());
+            let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(AssertSqlSafe(sql))
+                .fetch_all(&mut *conn)
+                .await
+                .unwrap();
+            let steps: Vec<String> = steps.into_iter().map(|(_, _, _, step)| step).collect();
+            assert!(
+                steps.contains(&"SEARCH t USING PRIMARY KEY (tenant=? AND key=? AND value=? AND (created_at,file_id)<(?,?))".to_owned()),
+                "{steps:?}"
+            );
+            assert!(
+                !steps.iter().any(|step| step.contains("B-TREE")),
+                "{steps:?}"
+            );
+        }
+    }
+}

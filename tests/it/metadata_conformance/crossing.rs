@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use box_service::clock::Timestamp;
 use box_service::id::FileId;
 use box_service::metadata::search::{ContentTypes, Filter, Page, Sort, SortBy};
 use serde_json::json;
@@ -14,6 +15,7 @@ use crate::harness::database::Kind;
 
 conformance!(
     every_way_finds_the_same_pages,
+    what_has_a_value_now_is_found_by_it,
     what_stays_is_found_once_while_others_go_and_move,
 );
 
@@ -40,10 +42,15 @@ fn rows() -> Vec<Row> {
         .filter(|number| ![7, 9, 11].contains(&(number % 100)))
         .map(|number| Row {
             id: file_id(u128::from(number) + 1),
-            name: format!("{number:06}"),
+            name: name(number),
             size: number % 1_000,
             micros: (number * 7_919 % 62_003) as i64,
-            content_type: if number < 31_000 { "near/x" } else { "far/x" },
+            content_type: match (number < 31_000, number % 3 == 0) {
+                (true, true) => "near/y",
+                (true, false) => "near/x",
+                (false, true) => "far/y",
+                (false, false) => "far/x",
+            },
             kind: match number {
                 _ if number % 10_000 == 5 => "few",
                 61_900.. => "end",
@@ -54,6 +61,17 @@ fn rows() -> Vec<Row> {
         .collect()
 }
 
+/// When a row was made.
+fn created(micros: i64) -> Timestamp {
+    Timestamp::from_micros(1_700_000_000_000_000 + micros)
+}
+
+/// In one of twelve folders, or of forty, which are more than are read side by side.
+fn name(number: u64) -> String {
+    let folders = if number.is_multiple_of(2) { 12 } else { 40 };
+    format!("{:02}/{:02}/{number:06}", number % 2, number / 2 % folders)
+}
+
 /// Past the store, for one at a time would take long.
 async fn fill(fixture: &Fixture) {
     let object = fixture.live().await;
@@ -61,11 +79,11 @@ async fn fill(fixture: &Fixture) {
     for byte in object.as_uuid().as_bytes() {
         let _ = write!(hexadecimal, "{byte:02x}");
     }
-    let (id, object, pad, created, past, metadata) = match fixture.kind {
+    let (id, object, name, created, past, metadata) = match fixture.kind {
         Kind::Sqlite => (
             "unhex(printf('%032x', i + 1))",
             format!("x'{hexadecimal}'"),
-            "printf('%06d', i)",
+            "printf('%02d/%02d/%06d', i % 2, i / 2 % CASE i % 2 WHEN 0 THEN 12 ELSE 40 END, i)",
             "1700000000000000 + i * 7919 % 62003",
             "1",
             "json_object('kind', kind)",
@@ -73,7 +91,8 @@ async fn fill(fixture: &Fixture) {
         Kind::Postgres => (
             "CAST(lpad(to_hex(i + 1), 32, '0') AS UUID)",
             format!("CAST('{hexadecimal}' AS UUID)"),
-            "lpad(CAST(i AS TEXT), 6, '0')",
+            "to_char(i % 2, 'FM00') || '/' || to_char(i / 2 % CASE i % 2 WHEN 0 THEN 12 ELSE 40 END, 'FM00')
+             || '/' || to_char(i, 'FM000000')",
             "TIMESTAMPTZ '2023-11-14 22:13:20Z' + i * 7919 % 62003 * INTERVAL '1 microsecond'",
             "TIMESTAMPTZ '2001-01-01Z'",
             "jsonb_build_object('kind', kind)",
@@ -85,8 +104,9 @@ async fn fill(fixture: &Fixture) {
          WITH RECURSIVE numbers (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < {FILES}),
               kinds (i, kind) AS (SELECT i, CASE WHEN i % 10000 = 5 THEN 'few' WHEN i >= 61900 THEN 'end'
                                                  WHEN i % 10 = 3 THEN 'some' ELSE 'all' END FROM numbers)
-         SELECT {id}, CASE WHEN i % 100 = 11 THEN 'other' ELSE 'acme' END, {pad},
-                CASE WHEN i < 31000 THEN 'near/x' ELSE 'far/x' END, i % 1000, {metadata}, 1, 1, {object},
+         SELECT {id}, CASE WHEN i % 100 = 11 THEN 'other' ELSE 'acme' END, {name},
+                CASE WHEN i < 31000 THEN 'near/' ELSE 'far/' END || CASE i % 3 WHEN 0 THEN 'y' ELSE 'x' END,
+                i % 1000, {metadata}, 1, 1, {object},
                 {created}, {created}, CASE WHEN i % 100 = 7 THEN {past} END,
                 CASE WHEN i % 100 = 9 THEN {past} END, 'ann'
          FROM kinds"
@@ -125,17 +145,62 @@ async fn every_way_finds_the_same_pages(fixture: Fixture) {
     for kind in ["near", "far"] {
         for exact in [false, true] {
             let wanted = of_type(&fixture, exact, kind);
-            let fits = move |row: &Row| row.content_type.starts_with(kind);
+            let fits = move |row: &Row| {
+                row.content_type.starts_with(kind) && (!exact || row.content_type.ends_with('x'))
+            };
             filters.push((wanted, Box::new(fits)));
         }
     }
+    // Of few folders, of one, of too many, and of a part of one.
+    for prefix in ["00/", "00/03/", "01/", "01/02/06", "none/"] {
+        filters.push((
+            filter(&fixture, |filter| filter.prefix = Some(prefix.to_owned())),
+            Box::new(move |row| row.name.starts_with(prefix)),
+        ));
+    }
+    // Of two classes, of one with an expired file and with none, of too many, of too few files, and of no class.
+    for (min, max) in [
+        (Some(150), Some(299)),
+        (Some(210), Some(239)),
+        (Some(900), None),
+        (None, Some(99)),
+        (Some(995), Some(997)),
+        (Some(1_000), None),
+    ] {
+        let wanted = filter(&fixture, |filter| {
+            (filter.min_size, filter.max_size) = (min, max);
+        });
+        let fits =
+            move |row: &Row| (min.unwrap_or(0)..=max.unwrap_or(u64::MAX)).contains(&row.size);
+        filters.push((wanted, Box::new(fits)));
+    }
+    // What the order's own index has as well.
+    let some_time = |filter: Filter| Filter {
+        created_after: Some(created(20_000)),
+        created_before: Some(created(50_000)),
+        ..filter
+    };
+    let in_time = |row: &Row| (20_000..50_000).contains(&row.micros);
     filters.push((
-        filter(&fixture, |filter| filter.prefix = Some("061".to_owned())),
-        Box::new(|row| row.name.starts_with("061")),
+        some_time(filter(&fixture, |filter| {
+            filter.prefix = Some("00/".to_owned())
+        })),
+        Box::new(move |row| row.name.starts_with("00/") && in_time(row)),
     ));
     filters.push((
-        filter(&fixture, |filter| filter.max_size = Some(99)),
-        Box::new(|row| row.size <= 99),
+        some_time(filter(&fixture, |filter| filter.min_size = Some(800))),
+        Box::new(move |row| row.size >= 800 && in_time(row)),
+    ));
+    filters.push((
+        some_time(of_kind(&fixture, "some")),
+        Box::new(move |row| row.kind == "some" && in_time(row)),
+    ));
+    filters.push((
+        filter(&fixture, |filter| {
+            filter.prefix = Some("01/02/".to_owned());
+            filter.min_size = Some(100);
+        }),
+        Box::new(|row| row.name.starts_with("01/02/") && row.size >= 100),
     ));
     filters.push((
         Filter {
@@ -207,6 +272,49 @@ fn ids(files: &[box_service::metadata::files::File]) -> Vec<FileId> {
 fn part(wanted: &[FileId], from: usize, limit: u32) -> &[FileId] {
     let from = from.min(wanted.len());
     &wanted[from..wanted.len().min(from + limit as usize)]
+}
+
+async fn what_has_a_value_now_is_found_by_it(fixture: Fixture) {
+    fill(&fixture).await;
+    let sql = r#"
+        UPDATE files SET metadata = '{"kind":"new","in":{"list":[1.0,"x",{"deep":true}],"none":null}}' WHERE size < 100;
+        UPDATE files SET metadata = '{}' WHERE size BETWEEN 100 AND 199;
+        DELETE FROM files WHERE size BETWEEN 200 AND 299"#;
+    fixture.tamper(sql).await;
+    let mut rows: Vec<Row> = (rows().into_iter())
+        .filter(|row| !(100..300).contains(&row.size))
+        .collect();
+    rows.sort_by_key(|row| (row.micros, row.id));
+    let new: Fits = Box::new(|row| row.size < 100);
+    let some: Fits = Box::new(|row| row.size >= 100 && row.kind == "some");
+    let all: Fits = Box::new(|row| row.size >= 100 && row.kind == "all");
+    for (metadata, fits) in [
+        (json!({"kind": "new"}), &new),
+        (json!({"in": {"list": [1]}}), &new),
+        (json!({"in": {"list": ["x", {"deep": true}]}}), &new),
+        (json!({"in": {"none": null}}), &new),
+        (
+            json!({"in": {"list": [], "none": null}, "kind": "new"}),
+            &new,
+        ),
+        (json!({"kind": "some"}), &some),
+        (json!({"kind": "all"}), &all),
+    ] {
+        let metadata = serde_json::from_value(metadata).ok();
+        let filter = filter(&fixture, |filter| filter.metadata = metadata.clone());
+        for descending in [false, true] {
+            let sort = Sort {
+                by: SortBy::CreatedAt,
+                descending,
+            };
+            let fitting = rows.iter().filter(|row| fits(row));
+            let mut wanted: Vec<FileId> = fitting.map(|row| row.id).collect();
+            if descending {
+                wanted.reverse();
+            }
+            some_pages(&fixture, &filter, sort, &wanted).await;
+        }
+    }
 }
 
 async fn what_stays_is_found_once_while_others_go_and_move(fixture: Fixture) {
