@@ -238,16 +238,23 @@ pub(super) async fn at_first(
     filter: &Filter,
     page: &Page,
 ) -> Result<Access> {
-    if let Some(term) = term_in_order(conn, filter, page.sort).await? {
-        return Ok(Access::Having(term));
+    if is_by_terms(filter, page.sort)
+        && let Some((term, files)) = rarest_term(conn, filter).await?
+    {
+        return Ok(match files {
+            ..LEAST => Access::Found(Set::Term(term)),
+            _ => Access::Having(term),
+        });
     }
-    // Where most files fit, the next ones are a page: counting takes longer.
-    Ok(match by_order(filter, page.sort) {
-        Some(index) if !Set::all(filter, page.sort).is_empty() => {
-            Access::Near(index, 2 * i64::from(page.limit))
-        }
-        Some(index) => Access::Order(index),
-        None => Access::Any,
+    let sets = Set::all(filter, page.sort);
+    let crossed = !sets.is_empty();
+    let fewest = fewest(conn, sets, LEAST).await?;
+    Ok(match (fewest, by_order(filter, page.sort)) {
+        (Some((set, _)), _) => Access::Found(set),
+        // Where most files fit, the next ones are a page: to count on takes longer.
+        (None, Some(index)) if crossed => Access::Near(index, 4 * i64::from(page.limit)),
+        (None, Some(index)) => Access::Order(index),
+        (None, None) => Access::Any,
     })
 }
 
@@ -265,49 +272,54 @@ pub(super) async fn next(
     }
 }
 
-/// The value that the fewest files have of those that the filter asks for, if a page may be read along it, and if
-/// they are not few: those are sorted.
-async fn term_in_order(
-    conn: &mut SqliteConnection,
-    filter: &Filter,
-    sort: Sort,
-) -> Result<Option<Term>> {
-    if !is_by_terms(filter, sort) {
-        return Ok(None);
-    }
-    let terms = Term::within(filter);
-    // Of one, nothing but whether they are few is to be known.
-    let mut count = if terms.len() > 1 { MANY } else { LEAST };
-    let mut fewest = None;
-    for term in terms {
-        let found = term.count(conn, count).await?;
-        if found < count || fewest.is_none() {
-            (fewest, count) = (Some(term), found);
-        }
-    }
-    Ok(fewest.filter(|_| count >= LEAST))
-}
-
 /// How to find the files of one page, whatever the filter leaves.
 pub(super) async fn of_page(
     conn: &mut SqliteConnection,
     filter: &Filter,
     page: &Page,
 ) -> Result<Access> {
-    let mut fewest = None;
-    let mut count = MANY;
-    for set in Set::all(filter, page.sort) {
-        let found = set.count(conn, count).await?;
-        if found < count {
-            (fewest, count) = (Some(set), found);
-        }
-    }
+    let fewest = fewest(conn, Set::all(filter, page.sort), MANY).await?;
     Ok(match (fewest, by_order(filter, page.sort)) {
-        (Some(set), Some(index)) if count >= FEW => Access::Among(index, set),
-        (Some(set), _) => Access::Found(set),
+        (Some((set, FEW..)), Some(index)) => Access::Among(index, set),
+        (Some((set, _)), _) => Access::Found(set),
         (None, Some(index)) => Access::Near(index, MANY),
         (None, None) => Access::Any,
     })
+}
+
+/// The set that has the fewest files, and how many; None if there are `most` and more in each.
+async fn fewest(
+    conn: &mut SqliteConnection,
+    sets: Vec<Set>,
+    most: i64,
+) -> Result<Option<(Set, i64)>> {
+    let mut fewest = None;
+    let mut count = most;
+    for set in sets {
+        let found = set.count(conn, count).await?;
+        if found < count {
+            count = found;
+            fewest = Some((set, found));
+        }
+    }
+    Ok(fewest)
+}
+
+/// Of the values that the filter asks for the one that the fewest files have, and how many, as far as that is counted: at
+/// least to [`LEAST`]. None if it asks for no value.
+async fn rarest_term(conn: &mut SqliteConnection, filter: &Filter) -> Result<Option<(Term, i64)>> {
+    let terms = Term::within(filter);
+    // Of one, nothing but whether they are few is to be known.
+    let mut count = if terms.len() > 1 { MANY } else { LEAST };
+    let mut rarest = None;
+    for term in terms {
+        let found = term.count(conn, count).await?;
+        if found < count || rarest.is_none() {
+            count = found;
+            rarest = Some((term, found));
+        }
+    }
+    Ok(rarest)
 }
 
 /// How to find them once [`Access::Near`] has not found enough.

@@ -34,8 +34,9 @@ const NEAR_AT_FIRST: i64 = 8;
 /// is not to be relied on for long.
 const STRIDE: i64 = 16;
 
-/// The values of a filter that are looked at.
+/// The values of a filter that are looked at, and how far their files are counted to find the rarest.
 const TERMS: i64 = 8;
+const COMPARED: i64 = 20_000;
 
 #[derive(FromRow)]
 struct Row {
@@ -69,8 +70,8 @@ pub(super) async fn page(
     page_within_budget(conn, patience, filter, page).await
 }
 
-/// Of the values that the filter asks for the one that the fewest files have, and how many; [`LEAST`] stands for as many and
-/// more. None if it asks for no value.
+/// Of the values that the filter asks for the one that the fewest files have, and how many, as far as that is counted: at least
+/// to [`LEAST`]. None if it asks for no value.
 async fn rarest_term(
     conn: &mut PgConnection,
     patience: Duration,
@@ -78,14 +79,18 @@ async fn rarest_term(
 ) -> Result<Option<(i64, i64)>> {
     let query = sqlx::query_as(
         "SELECT wanted.term, (SELECT COUNT(*) FROM (
-             SELECT 1 FROM file_terms t WHERE t.term = wanted.term LIMIT $3) t) AS files
-         FROM (SELECT DISTINCT term FROM metadata_terms($1, $2) AS term LIMIT $4) wanted
+             SELECT 1 FROM file_terms t WHERE t.term = wanted.term
+             -- Of one, nothing but whether they are few is to be known.
+             LIMIT CASE wanted.terms WHEN 1 THEN $3 ELSE $4 END) t) AS files
+         FROM (SELECT term, COUNT(*) OVER () AS terms
+               FROM (SELECT DISTINCT term FROM metadata_terms($1, $2) AS term LIMIT $5) wanted) wanted
          ORDER BY files LIMIT 1",
     );
     let query = query
         .bind(&filter.tenant)
         .bind(Json(filter.metadata.as_ref()))
         .bind(LEAST)
+        .bind(COMPARED)
         .bind(TERMS);
     in_time(patience, query.fetch_optional(conn).err_into()).await
 }

@@ -39,7 +39,7 @@ pub(super) struct Runs {
     end: Option<Run>,
     /// What is left to ask of a run's files. The index has that, too.
     left: Filter,
-    /// Whether that passes over some of them.
+    /// Whether that passes over some of them: fewer than [`LEAST`] are better found by their sizes alone, and sorted.
     passes_over: bool,
 }
 
@@ -69,15 +69,9 @@ pub(super) async fn page(
     let Some(runs) = Runs::of(filter, page.sort) else {
         return Ok(None);
     };
-    if runs.passes_over && runs.count(conn).await? < LEAST {
-        return Ok(None);
-    }
     let values = runs.values(conn).await?;
-    if values.len() > MOST {
+    if values.is_empty() || values.len() > MOST {
         return Ok(None);
-    }
-    if values.is_empty() {
-        return Ok(Some(Vec::new()));
     }
     let files = runs.files(conn, page, values).await?;
     // No index tells them. There may be others behind the page in their place; the worker removes them soon.
@@ -151,50 +145,21 @@ impl Runs {
         }
     }
 
-    /// How many files have such sizes, which may be few of their class; [`LEAST`] stands for as many and more.
-    async fn count(&self, conn: &mut Conn<'_>) -> Result<i64> {
-        match conn {
-            Conn::Sqlite(c) => {
-                let mut query = self.counted();
-                let count = query.build_query_scalar().fetch_one(c.ready().await?);
-                Ok(count.await?)
-            }
-            Conn::Postgres(c, patience) => {
-                let mut query = self.counted();
-                // It is planned for these sizes.
-                let query = query.build_query_scalar().persistent(false);
-                in_time(*patience, query.fetch_one(&mut **c).err_into()).await
-            }
-        }
-    }
-
-    fn counted<DB: Dialect>(&self) -> QueryBuilder<DB> {
-        let sizes = Filter {
-            min_size: self.left.min_size,
-            max_size: self.left.max_size,
-            ..Filter::new(self.left.tenant.clone(), self.left.now)
-        };
-        let mut query = QueryBuilder::new("SELECT COUNT(*) FROM (SELECT 1 FROM files f");
-        query.push(DB::by_index("files_by_size")).push(" WHERE ");
-        push_scope(&mut query, &sizes);
-        push_ranges(&mut query, &sizes, Ends::BOTH);
-        query.push(" LIMIT ").push_value(LEAST).push(") f");
-        query
-    }
-
-    /// Those that there are, or one more than [`MOST`].
+    /// Those that there are, or one more than [`MOST`]; none if their files are too few among others.
     async fn values(&self, conn: &mut Conn<'_>) -> Result<Vec<Run>> {
         match conn {
             Conn::Sqlite(c) => {
                 let mut query = QueryBuilder::new("");
                 self.push_values(&mut query);
-                query.push("SELECT json_group_array(run) FROM runs WHERE run IS NOT NULL");
+                query.push("SELECT json_group_array(run)");
+                self.push_from_values(&mut query);
                 packed::fetch(query, true, c.ready().await?).await
             }
             Conn::Postgres(c, patience) => {
                 let mut query = QueryBuilder::new("");
                 self.push_values(&mut query);
-                query.push("SELECT to_jsonb(run) FROM runs WHERE run IS NOT NULL");
+                query.push("SELECT to_jsonb(run)");
+                self.push_from_values(&mut query);
                 let rows = query.build_query_scalar().fetch_all(&mut **c).err_into();
                 let rows: Vec<Json<Run>> = in_time(*patience, rows).await?;
                 Ok(rows.into_iter().map(|Json(run)| run).collect())
@@ -215,6 +180,23 @@ impl Runs {
         query.push(format_args!(
             "), runs.step + 1 FROM runs WHERE runs.run IS NOT NULL AND runs.step <= {MOST}) "
         ));
+    }
+
+    fn push_from_values<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
+        query.push(" FROM runs WHERE run IS NOT NULL");
+        if !self.passes_over {
+            return;
+        }
+        let sizes = Filter {
+            min_size: self.left.min_size,
+            max_size: self.left.max_size,
+            ..Filter::new(self.left.tenant.clone(), self.left.now)
+        };
+        query.push(" AND (SELECT COUNT(*) FROM (SELECT 1 FROM files f");
+        query.push(DB::by_index("files_by_size")).push(" WHERE ");
+        push_scope(query, &sizes);
+        push_ranges(query, &sizes, Ends::BOTH);
+        query.push(format_args!(" LIMIT {LEAST}) f) >= {LEAST}"));
     }
 
     fn push_step<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
