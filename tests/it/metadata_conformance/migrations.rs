@@ -8,7 +8,7 @@ use box_service::metadata::usage::{Amount, Change, Drift, Quota};
 use box_service::metadata::{Metadata, Settings};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, SqliteConnection};
 use uuid::Uuid;
 
 use super::{Fixture, SHA256, SIZE, at, file_id, settings, tenant};
@@ -18,6 +18,7 @@ conformance!(
     an_empty_database_of_the_first_schema_is_migrated,
     usage_is_counted_when_it_is_introduced,
     what_was_there_before_a_migration_is_kept,
+    terms_are_made_of_what_was_there_before_them,
     an_older_binary_goes_on_working,
     a_lower_number_is_applied_after_a_higher_one,
     a_database_that_contracted_refuses_what_is_too_old,
@@ -223,6 +224,24 @@ async fn usage_is_counted_when_it_is_introduced(fixture: Fixture) {
         }
         metadata.close().await;
     }
+}
+
+async fn terms_are_made_of_what_was_there_before_them(fixture: Fixture) {
+    let database = schema(fixture.kind, |version| version < 15).await;
+    execute(fixture.kind, &database, &rows(&Sql(fixture.kind))).await;
+    Metadata::open(&settings(&database)).await.unwrap();
+    let sql = "SELECT COUNT(*) FROM file_terms t JOIN files f ON f.id = t.file_id AND f.created_at = t.created_at";
+    let terms: i64 = match fixture.kind {
+        Kind::Sqlite => {
+            let mut conn = SqliteConnection::connect(database.url()).await.unwrap();
+            sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap()
+        }
+        Kind::Postgres => {
+            let mut conn = PgConnection::connect(database.url()).await.unwrap();
+            sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap()
+        }
+    };
+    assert_eq!(terms, 4);
 }
 
 async fn what_was_there_before_a_migration_is_kept(fixture: Fixture) {
