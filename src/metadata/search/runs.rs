@@ -6,9 +6,7 @@
 //! million files as among a thousand.
 
 use futures::TryFutureExt;
-use serde::Deserialize;
 use sqlx::QueryBuilder;
-use sqlx::types::Json;
 
 use crate::error::Result;
 use crate::metadata::Conn;
@@ -34,30 +32,13 @@ pub(super) struct Runs {
     index: &'static str,
     /// What the files of a run have in common, as SQL.
     value: &'static str,
-    first: Run,
+    first: Value,
     /// Behind the last one; None: there is no end.
-    end: Option<Run>,
+    end: Option<Value>,
     /// What is left to ask of a run's files. The index has that, too.
     left: Filter,
     /// Whether that passes over some of them: fewer than [`LEAST`] are better found by their sizes alone, and sorted.
     passes_over: bool,
-}
-
-/// What all files of a run have in common.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Run {
-    Number(i64),
-    Text(String),
-}
-
-impl From<Run> for Value {
-    fn from(run: Run) -> Self {
-        match run {
-            Run::Number(number) => Self::Number(number),
-            Run::Text(text) => Self::Text(text),
-        }
-    }
 }
 
 /// One page; None where another way has to find it.
@@ -69,14 +50,25 @@ pub(super) async fn page(
     let Some(runs) = Runs::of(filter, page.sort) else {
         return Ok(None);
     };
-    let values = runs.values(conn).await?;
-    if values.is_empty() || values.len() > MOST {
-        return Ok(None);
-    }
-    let files = runs.files(conn, page, values).await?;
-    // No index tells them. There may be others behind the page in their place; the worker removes them soon.
+    // One statement, so that a file that moves to another run meanwhile is in one of them.
+    let files = match conn {
+        Conn::Sqlite(c) => {
+            let push = |query: &mut QueryBuilder<_>| runs.push_page(query, page);
+            packed::files(c.ready().await?, true, &filter.tenant, push).await?
+        }
+        Conn::Postgres(c, patience) => {
+            let mut query = QueryBuilder::new("");
+            runs.push_page(&mut query, page);
+            let rows = query.build_query_as().fetch_all(&mut **c).err_into();
+            let rows: Vec<files::Row> = in_time(*patience, rows).await?;
+            rows.into_iter()
+                .map(File::try_from)
+                .collect::<Result<_>>()?
+        }
+    };
+    // No index tells when they expire. Others may be behind the page in their place; the worker removes them soon.
     let expired = files.iter().any(|file| file.has_expired(filter.now));
-    Ok((!expired).then_some(files))
+    Ok((!expired && !files.is_empty()).then_some(files))
 }
 
 impl Runs {
@@ -112,16 +104,16 @@ impl Runs {
         let beginning = |index, value, prefix: &str, left| Self {
             index,
             value,
-            first: Run::Text(prefix.to_owned()),
-            end: after_prefix(prefix).map(Run::Text),
+            first: Value::Text(prefix.to_owned()),
+            end: after_prefix(prefix).map(Value::Text),
             left,
             passes_over: false,
         };
         let sizes = |index, left| Self {
             index,
             value: SIZE_CLASS,
-            first: Run::Number(size_class(min_size.unwrap_or(0))),
-            end: max_size.map(|max| Run::Number(size_class(max) + 1)),
+            first: Value::Number(size_class(min_size.unwrap_or(0))),
+            end: max_size.map(|max| Value::Number(size_class(max) + 1)),
             left,
             passes_over: true,
         };
@@ -145,58 +137,57 @@ impl Runs {
         }
     }
 
-    /// Those that there are, or one more than [`MOST`]; none if their files are too few among others.
-    async fn values(&self, conn: &mut Conn<'_>) -> Result<Vec<Run>> {
-        match conn {
-            Conn::Sqlite(c) => {
-                let mut query = QueryBuilder::new("");
-                self.push_values(&mut query);
-                query.push("SELECT json_group_array(run)");
-                self.push_from_values(&mut query);
-                packed::fetch(query, true, c.ready().await?).await
-            }
-            Conn::Postgres(c, patience) => {
-                let mut query = QueryBuilder::new("");
-                self.push_values(&mut query);
-                query.push("SELECT to_jsonb(run)");
-                self.push_from_values(&mut query);
-                let rows = query.build_query_scalar().fetch_all(&mut **c).err_into();
-                let rows: Vec<Json<Run>> = in_time(*patience, rows).await?;
-                Ok(rows.into_iter().map(|Json(run)| run).collect())
-            }
-        }
+    /// The page, expired files too, all columns of each; nothing at all where there are too many runs, or too few files
+    /// among the others of theirs.
+    pub(super) fn push_page<DB: Dialect>(&self, query: &mut QueryBuilder<DB>, page: &Page) {
+        let column = column(page.sort.by);
+        let (_, direction) = order(page.sort.descending);
+        self.push_runs(query);
+        query.push(concat!("SELECT ", files::columns!("f.")));
+        query.push(" FROM (SELECT * FROM (");
+        DB::push_for_each(query, "runs", MOST, |query, run| {
+            self.push_run(query, run, page)
+        });
+        query.push(format_args!(
+            ") ahead ORDER BY {column} {direction}, id {direction} LIMIT "
+        ));
+        query.push_value(i64::from(page.limit));
+        query.push(format_args!(
+            ") page JOIN files f ON f.id = page.id ORDER BY {}",
+            order_by(page.sort)
+        ));
     }
 
-    /// A loose scan of the index: each step finds the next value. Makes the table `runs`.
-    fn push_values<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
-        query.push("WITH RECURSIVE runs (run, step) AS (SELECT (");
+    /// Makes the table `runs`: what the files of each have in common, and its number, from 1.
+    fn push_runs<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
+        // A loose scan of the index: each step finds the next value, and one more shows that there are too many.
+        query.push("WITH RECURSIVE steps (value, number) AS (SELECT (");
         self.push_step(query);
         query.push(" >= ").push_value(self.first.clone());
         self.push_step_end(query);
         query.push("), 1 UNION ALL SELECT (");
         self.push_step(query);
-        query.push(" > runs.run");
+        query.push(" > steps.value");
         self.push_step_end(query);
         query.push(format_args!(
-            "), runs.step + 1 FROM runs WHERE runs.run IS NOT NULL AND runs.step <= {MOST}) "
+            "), steps.number + 1 FROM steps WHERE steps.value IS NOT NULL AND steps.number <= {MOST}),
+            runs (value, number) AS MATERIALIZED (
+                SELECT value, number FROM steps
+                WHERE value IS NOT NULL AND (SELECT COUNT(value) FROM steps) <= {MOST}"
         ));
-    }
-
-    fn push_from_values<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
-        query.push(" FROM runs WHERE run IS NOT NULL");
-        if !self.passes_over {
-            return;
+        if self.passes_over {
+            let sizes = Filter {
+                min_size: self.left.min_size,
+                max_size: self.left.max_size,
+                ..Filter::new(self.left.tenant.clone(), self.left.now)
+            };
+            query.push(" AND (SELECT COUNT(*) FROM (SELECT 1 FROM files f");
+            query.push(DB::by_index("files_by_size")).push(" WHERE ");
+            push_scope(query, &sizes);
+            push_ranges(query, &sizes, Ends::BOTH);
+            query.push(format_args!(" LIMIT {LEAST}) f) >= {LEAST}"));
         }
-        let sizes = Filter {
-            min_size: self.left.min_size,
-            max_size: self.left.max_size,
-            ..Filter::new(self.left.tenant.clone(), self.left.now)
-        };
-        query.push(" AND (SELECT COUNT(*) FROM (SELECT 1 FROM files f");
-        query.push(DB::by_index("files_by_size")).push(" WHERE ");
-        push_scope(query, &sizes);
-        push_ranges(query, &sizes, Ends::BOTH);
-        query.push(format_args!(" LIMIT {LEAST}) f) >= {LEAST}"));
+        query.push(") ");
     }
 
     fn push_step<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
@@ -214,60 +205,18 @@ impl Runs {
         query.push(format_args!(" ORDER BY {} LIMIT 1", self.value));
     }
 
-    async fn files(&self, conn: &mut Conn<'_>, page: &Page, runs: Vec<Run>) -> Result<Vec<File>> {
-        match conn {
-            Conn::Sqlite(c) => {
-                let push = |query: &mut QueryBuilder<_>| self.push_page(query, page, runs);
-                packed::files(c.ready().await?, true, &self.left.tenant, push).await
-            }
-            Conn::Postgres(c, patience) => {
-                let mut query = QueryBuilder::new("");
-                self.push_page(&mut query, page, runs);
-                let rows = query.build_query_as().fetch_all(&mut **c).err_into();
-                let rows: Vec<files::Row> = in_time(*patience, rows).await?;
-                rows.into_iter().map(File::try_from).collect()
-            }
-        }
-    }
-
-    /// The page, expired files too: all columns of each file.
-    pub(super) fn push_page<DB: Dialect>(
-        &self,
-        query: &mut QueryBuilder<DB>,
-        page: &Page,
-        runs: Vec<Run>,
-    ) {
-        let column = column(page.sort.by);
-        let (_, direction) = order(page.sort.descending);
-        let limit = i64::from(page.limit);
-        let order = order_by(page.sort);
+    /// The first files of one run.
+    fn push_run<DB: Dialect>(&self, query: &mut QueryBuilder<DB>, run: &str, page: &Page) {
         let (left, names) = behind_start(&self.left, page);
-        query.push(concat!("SELECT ", files::columns!("f.")));
-        query.push(" FROM (SELECT * FROM (");
-        for (number, run) in runs.into_iter().enumerate() {
-            if number > 0 {
-                query.push(" UNION ALL ");
-            }
-            query.push(format_args!(
-                "SELECT * FROM (SELECT f.id, f.{column} FROM files f"
-            ));
-            query.push(DB::by_index(self.index)).push(" WHERE ");
-            push_scope(query, &left);
-            query.push(format_args!(" AND {} = ", self.value));
-            query.push_value(run);
-            push_ranges(query, &left, names);
-            push_behind(query, page);
-            query.push(format_args!(" ORDER BY {order} LIMIT "));
-            query.push_value(limit);
-            query.push(format_args!(") run{number}"));
-        }
-        query.push(format_args!(
-            ") runs ORDER BY {column} {direction}, id {direction} LIMIT "
-        ));
-        query.push_value(limit);
-        query.push(format_args!(
-            ") page JOIN files f ON f.id = page.id ORDER BY {order}"
-        ));
+        let column = column(page.sort.by);
+        query.push(format_args!("SELECT f.id, f.{column} FROM files f"));
+        query.push(DB::by_index(self.index)).push(" WHERE ");
+        push_scope(query, &left);
+        query.push(format_args!(" AND {} = {run}", self.value));
+        push_ranges(query, &left, names);
+        push_behind(query, page);
+        query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
+        query.push_value(i64::from(page.limit));
     }
 }
 
