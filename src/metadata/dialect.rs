@@ -68,15 +68,6 @@ pub(super) trait Dialect: Database {
     /// Where the first slash of a text is, in characters from 1; 0 when it has none.
     fn slash_in(text: &str) -> String;
 
-    /// The rows of a query for each value of a table: of its columns `value` and `number`, which goes from 1 to `most`
-    /// at the most. The query is told what the value is called.
-    fn push_for_each(
-        query: &mut QueryBuilder<Self>,
-        table: &str,
-        most: usize,
-        push: impl Fn(&mut QueryBuilder<Self>, &str),
-    );
-
     /// ` AND …`: whether the JSON object in a column contains another one.
     fn push_contains(query: &mut QueryBuilder<Self>, column: &str, wanted: &Metadata);
 }
@@ -110,19 +101,6 @@ impl Dialect for Postgres {
         format!("strpos({text}, '/')")
     }
 
-    fn push_for_each(
-        query: &mut QueryBuilder<Self>,
-        table: &str,
-        _most: usize,
-        push: impl Fn(&mut QueryBuilder<Self>, &str),
-    ) {
-        query.push(format_args!(
-            "SELECT each.* FROM {table} CROSS JOIN LATERAL ("
-        ));
-        push(query, &format!("{table}.value"));
-        query.push(") each");
-    }
-
     fn push_contains(query: &mut QueryBuilder<Self>, column: &str, wanted: &Metadata) {
         query.push(format_args!(" AND {column} @> "));
         query.push_bind(Json(wanted.clone()));
@@ -143,27 +121,6 @@ impl Dialect for Sqlite {
 
     fn slash_in(text: &str) -> String {
         format!("instr({text}, '/')")
-    }
-
-    /// It knows no LATERAL.
-    fn push_for_each(
-        query: &mut QueryBuilder<Self>,
-        table: &str,
-        most: usize,
-        push: impl Fn(&mut QueryBuilder<Self>, &str),
-    ) {
-        for number in 1..=most {
-            query.push(if number > 1 {
-                " UNION ALL SELECT * FROM ("
-            } else {
-                "SELECT * FROM ("
-            });
-            push(
-                query,
-                &format!("(SELECT value FROM {table} WHERE number = {number})"),
-            );
-            query.push(")");
-        }
     }
 
     fn push_contains(query: &mut QueryBuilder<Self>, column: &str, wanted: &Metadata) {

@@ -21,7 +21,7 @@ use super::conditions::{
 use super::{ContentTypes, Filter, LEAST, Page, Sort, SortBy, packed};
 
 /// A page of more runs than these costs more than what it saves: each is a look into the index.
-const MOST: usize = 16;
+const MOST: i64 = 16;
 
 /// The coarser values, as the indexes of migration 0015 have them.
 const FOLDER: &str = "rtrim(f.name, replace(f.name, '/', ''))";
@@ -50,15 +50,19 @@ pub(super) async fn page(
     let Some(runs) = Runs::of(filter, page.sort) else {
         return Ok(None);
     };
-    // One statement, so that a file that moves to another run meanwhile is in one of them.
+    let most = runs.count(conn).await?;
+    if most == 0 {
+        return Ok(None);
+    }
+    // The runs are found anew, so that a page is what one statement sees, and has a file that moves from one to another.
     let files = match conn {
         Conn::Sqlite(c) => {
-            let push = |query: &mut QueryBuilder<_>| runs.push_page(query, page);
+            let push = |query: &mut QueryBuilder<_>| runs.push_page(query, page, most);
             packed::files(c.ready().await?, true, &filter.tenant, push).await?
         }
         Conn::Postgres(c, patience) => {
             let mut query = QueryBuilder::new("");
-            runs.push_page(&mut query, page);
+            runs.push_page(&mut query, page, most);
             let rows = query.build_query_as().fetch_all(&mut **c).err_into();
             let rows: Vec<files::Row> = in_time(*patience, rows).await?;
             rows.into_iter()
@@ -137,17 +141,61 @@ impl Runs {
         }
     }
 
-    /// The page, expired files too, all columns of each; nothing at all where there are too many runs, or too few files
-    /// among the others of theirs.
-    pub(super) fn push_page<DB: Dialect>(&self, query: &mut QueryBuilder<DB>, page: &Page) {
+    /// How many there are; 0 where there are too many, or too few files among the others of theirs.
+    async fn count(&self, conn: &mut Conn<'_>) -> Result<i64> {
+        match conn {
+            Conn::Sqlite(c) => {
+                let mut query = self.counted();
+                let count = query.build_query_scalar().fetch_one(c.ready().await?);
+                Ok(count.await?)
+            }
+            Conn::Postgres(c, patience) => {
+                let mut query = self.counted();
+                let count = query.build_query_scalar().fetch_one(&mut **c);
+                in_time(*patience, count.err_into()).await
+            }
+        }
+    }
+
+    fn counted<DB: Dialect>(&self) -> QueryBuilder<DB> {
+        let mut query = QueryBuilder::new("");
+        self.push_runs(&mut query, MOST);
+        query.push("SELECT COUNT(*) FROM runs");
+        if self.passes_over {
+            let sizes = Filter {
+                min_size: self.left.min_size,
+                max_size: self.left.max_size,
+                ..Filter::new(self.left.tenant.clone(), self.left.now)
+            };
+            query.push(" WHERE (SELECT COUNT(*) FROM (SELECT 1 FROM files f");
+            query.push(DB::by_index("files_by_size")).push(" WHERE ");
+            push_scope(&mut query, &sizes);
+            push_ranges(&mut query, &sizes, Ends::BOTH);
+            query.push(format_args!(" LIMIT {LEAST}) f) >= {LEAST}"));
+        }
+        query
+    }
+
+    /// The page, expired files too, all columns of each; nothing at all where there are more runs than `most`.
+    pub(super) fn push_page<DB: Dialect>(
+        &self,
+        query: &mut QueryBuilder<DB>,
+        page: &Page,
+        most: i64,
+    ) {
         let column = column(page.sort.by);
         let (_, direction) = order(page.sort.descending);
-        self.push_runs(query);
+        self.push_runs(query, most);
         query.push(concat!("SELECT ", files::columns!("f.")));
         query.push(" FROM (SELECT * FROM (");
-        DB::push_for_each(query, "runs", MOST, |query, run| {
-            self.push_run(query, run, page)
-        });
+        for number in 1..=most {
+            if number > 1 {
+                query.push(" UNION ALL ");
+            }
+            query.push("SELECT * FROM (");
+            self.push_run(query, number, page);
+            query.push(format_args!(") run{number}"));
+        }
         query.push(format_args!(
             ") ahead ORDER BY {column} {direction}, id {direction} LIMIT "
         ));
@@ -158,8 +206,9 @@ impl Runs {
         ));
     }
 
-    /// Makes the table `runs`: what the files of each have in common, and its number, from 1.
-    fn push_runs<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
+    /// Makes the table `runs`: what the files of each have in common, and its number, from 1. It is empty if there are
+    /// more than `most`.
+    fn push_runs<DB: Dialect>(&self, query: &mut QueryBuilder<DB>, most: i64) {
         // A loose scan of the index: each step finds the next value, and one more shows that there are too many.
         query.push("WITH RECURSIVE steps (value, number) AS (SELECT (");
         self.push_step(query);
@@ -170,24 +219,11 @@ impl Runs {
         query.push(" > steps.value");
         self.push_step_end(query);
         query.push(format_args!(
-            "), steps.number + 1 FROM steps WHERE steps.value IS NOT NULL AND steps.number <= {MOST}),
+            "), steps.number + 1 FROM steps WHERE steps.value IS NOT NULL AND steps.number <= {most}),
             runs (value, number) AS MATERIALIZED (
                 SELECT value, number FROM steps
-                WHERE value IS NOT NULL AND (SELECT COUNT(value) FROM steps) <= {MOST}"
+                WHERE value IS NOT NULL AND (SELECT COUNT(value) FROM steps) <= {most}) "
         ));
-        if self.passes_over {
-            let sizes = Filter {
-                min_size: self.left.min_size,
-                max_size: self.left.max_size,
-                ..Filter::new(self.left.tenant.clone(), self.left.now)
-            };
-            query.push(" AND (SELECT COUNT(*) FROM (SELECT 1 FROM files f");
-            query.push(DB::by_index("files_by_size")).push(" WHERE ");
-            push_scope(query, &sizes);
-            push_ranges(query, &sizes, Ends::BOTH);
-            query.push(format_args!(" LIMIT {LEAST}) f) >= {LEAST}"));
-        }
-        query.push(") ");
     }
 
     fn push_step<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
@@ -206,13 +242,16 @@ impl Runs {
     }
 
     /// The first files of one run.
-    fn push_run<DB: Dialect>(&self, query: &mut QueryBuilder<DB>, run: &str, page: &Page) {
+    fn push_run<DB: Dialect>(&self, query: &mut QueryBuilder<DB>, number: i64, page: &Page) {
         let (left, names) = behind_start(&self.left, page);
         let column = column(page.sort.by);
         query.push(format_args!("SELECT f.id, f.{column} FROM files f"));
         query.push(DB::by_index(self.index)).push(" WHERE ");
         push_scope(query, &left);
-        query.push(format_args!(" AND {} = {run}", self.value));
+        query.push(format_args!(
+            " AND {} = (SELECT value FROM runs WHERE number = {number})",
+            self.value
+        ));
         push_ranges(query, &left, names);
         push_behind(query, page);
         query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
