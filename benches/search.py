@@ -65,7 +65,8 @@ def fill(at: common.Site, first: int, last: int) -> None:
             f"VALUES ('{object_id}', 'bench', 'live', 1, 1, 0, '\\x00', now(), now()) ON CONFLICT DO NOTHING"
         )
         # Flushed, for no vacuum marks what is not.
-        for statement in (live, f"SET synchronous_commit = on; {rows}", "VACUUM ANALYZE files", "VACUUM ANALYZE file_terms"):
+        vacuum = ("VACUUM ANALYZE files", "VACUUM ANALYZE file_terms")
+        for statement in (live, f"SET synchronous_commit = on; {rows}", *vacuum):
             command = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", statement]
             done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
             if done.returncode != 0:
