@@ -1054,22 +1054,44 @@ impl Conn<'_> {
         Ok(claimed)
     }
 
-    /// Moves the leases of all that was claimed forward; what is still claimed.
+    /// Moves the leases of those of `numbers` forward that are still held under the claim; which these are.
     pub async fn import_renew(
         &mut self,
+        id: ImportId,
+        numbers: &[i64],
         claim: ClaimId,
         lease_until: Timestamp,
-    ) -> Result<Vec<(ImportId, i64)>> {
-        Ok(on!(self, |c| {
-            sqlx::query_as(
-                "UPDATE import_items SET lease_until = $2 WHERE state = 'fetching' AND claim = $1
-                 RETURNING import_id, number",
+    ) -> Result<Vec<i64>> {
+        match self {
+            Self::Postgres(c, patience) => {
+                let statement = async {
+                    Ok(sqlx::query_scalar(
+                        "UPDATE import_items SET lease_until = $4
+                         WHERE import_id = $1 AND number = ANY($2) AND state = 'fetching' AND claim = $3
+                         RETURNING number",
+                    )
+                    .bind(id)
+                    .bind(numbers)
+                    .bind(claim)
+                    .bind(lease_until)
+                    .fetch_all(&mut **c)
+                    .await?)
+                };
+                in_time(*patience, statement).await
+            }
+            Self::Sqlite(c) => Ok(sqlx::query_scalar(
+                "UPDATE import_items SET lease_until = $4
+                 WHERE import_id = $1 AND number IN (SELECT value FROM json_each($2))
+                   AND state = 'fetching' AND claim = $3
+                 RETURNING number",
             )
+            .bind(id)
+            .bind(json_list(numbers)?)
             .bind(claim)
             .bind(lease_until)
-            .fetch_all(c)
-            .await?
-        }))
+            .fetch_all(c.ready().await?)
+            .await?),
+        }
     }
 
     /// Up to `limit` items whose lease ran out, with the attempts that failed before.

@@ -121,7 +121,11 @@ impl Importer {
     async fn tend(&mut self) {
         if self.renewed_at.elapsed() >= self.domain.rules.lease / 3 {
             self.renewed_at = Instant::now();
-            match self.domain.import_renew(self.claim).await {
+            let mut items: BTreeMap<ImportId, Vec<i64>> = BTreeMap::new();
+            for flight in self.flights.values() {
+                items.entry(flight.import).or_default().push(flight.number);
+            }
+            match self.domain.import_renew(self.claim, items).await {
                 // What was lost is somebody else's by now, or was cancelled.
                 Ok(held) => {
                     self.stop_where(|flight| !held.contains(&(flight.import, flight.number)))

@@ -91,16 +91,31 @@ impl Domain {
             .await
     }
 
-    /// Says that this process is still there; the items that are still its own.
-    pub async fn import_renew(&self, claim: ClaimId) -> Result<HashSet<(ImportId, i64)>> {
+    /// Says that this process still works on these; those that are still its own.
+    ///
+    /// What it holds and does not name runs out: its claim was made, or its end failed, without an
+    /// answer.
+    pub async fn import_renew(
+        &self,
+        claim: ClaimId,
+        items: BTreeMap<ImportId, Vec<i64>>,
+    ) -> Result<HashSet<(ImportId, i64)>> {
         let lease_until = self.clock.now().plus(self.rules.lease);
-        let held = self
-            .metadata
-            .write((), move |tx, ()| {
-                async move { tx.import_renew(claim, lease_until).await }.boxed()
+        self.metadata
+            .write(items, move |tx, items| {
+                async move {
+                    let mut held = HashSet::new();
+                    for (import, numbers) in items.iter() {
+                        let renewed = tx
+                            .import_renew(*import, numbers, claim, lease_until)
+                            .await?;
+                        held.extend(renewed.into_iter().map(|number| (*import, number)));
+                    }
+                    Ok(held)
+                }
+                .boxed()
             })
-            .await?;
-        Ok(held.into_iter().collect())
+            .await
     }
 
     /// Those of `imports` that run no more.

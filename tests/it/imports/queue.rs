@@ -1,5 +1,7 @@
 //! The queue: bounds, fairness, cancelling, trying again, and processes that die.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use box_service::app;
@@ -23,6 +25,7 @@ on_every_pair!(
     cancelling_stops_what_runs,
     only_what_failed_is_tried_again,
     what_a_dead_process_had_is_taken_up,
+    an_item_that_nobody_works_on_is_taken_up,
     an_item_ends_once_whoever_has_it,
     a_stop_gives_back_what_was_claimed,
     another_tenant_sees_nothing,
@@ -162,12 +165,12 @@ async fn what_a_dead_process_had_is_taken_up(service: &Service) {
     assert_eq!(site.claim_all(claim).await.len(), 0);
     // It lives for as long as it says so.
     service.clock.advance(Duration::from_secs(20));
-    assert_eq!(site.domain.import_renew(claim).await.unwrap().len(), 20);
+    assert_eq!(site.renew(claim, import, 0..20).await, 20);
     service.clock.advance(Duration::from_secs(20));
     assert_eq!(site.domain.import_take_up().await.unwrap(), 0);
     service.clock.advance(Duration::from_secs(11));
     assert_eq!(site.domain.import_take_up().await.unwrap(), 20);
-    assert_eq!(site.domain.import_renew(claim).await.unwrap().len(), 0);
+    assert_eq!(site.renew(claim, import, 0..20).await, 0);
     let other = ClaimId::new(Timestamp::from_micros(2));
     for work in site.claim_all(other).await {
         assert_eq!(work.item.held.attempts, 2);
@@ -175,6 +178,27 @@ async fn what_a_dead_process_had_is_taken_up(service: &Service) {
     }
     let import = site.end(&import).await;
     assert_eq!((import.counts.done, import.counts.total()), (20, 20));
+}
+
+/// Its process lives, and never heard that it has it, or could not end it.
+async fn an_item_that_nobody_works_on_is_taken_up(service: &Service) {
+    let origin = Origin::start().await;
+    let urls = ["/a", "/b"].map(|path| origin.file(path, b"x"));
+    let (site, import) = Site::with(service, &urls).await;
+    let claim = ClaimId::new(Timestamp::from_micros(1));
+    let works = site.claim_all(claim).await;
+    service.clock.advance(Duration::from_secs(20));
+    assert_eq!(site.renew(claim, import, 0..1).await, 1);
+    service.clock.advance(Duration::from_secs(11));
+    assert_eq!(site.domain.import_take_up().await.unwrap(), 1);
+    assert_eq!(site.renew(claim, import, 0..2).await, 1);
+    site.run(&works[0]).await;
+    for work in site.claim_all(claim).await {
+        assert_eq!((work.item.held.number, work.item.failures), (1, 1));
+        site.run(&work).await;
+    }
+    let import = site.end(&import).await;
+    assert_eq!((import.counts.done, import.counts.total()), (2, 2));
 }
 
 /// Two that believe to have it fetch it to its end: one file comes of it.
@@ -247,6 +271,12 @@ impl Site {
             all.extend(self.domain.import_claim(claim, vec![grant]).await.unwrap());
         }
         all
+    }
+
+    /// How many of them are still held.
+    async fn renew(&self, claim: ClaimId, import: ImportId, numbers: Range<i64>) -> usize {
+        let items = BTreeMap::from([(import, numbers.collect())]);
+        self.domain.import_renew(claim, items).await.unwrap().len()
     }
 
     async fn run(&self, work: &Work) {
