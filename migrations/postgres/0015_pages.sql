@@ -2,10 +2,12 @@
 -- reads all of them.
 
 -- Pages whose filter is a range, and whose order is another: such a range consists of few values of these, and
--- behind each the files lie in order. A folder is all of the name up to its last slash; a class of sizes is those of as
--- many digits, the first of which is the same.
+-- behind each the files lie in order. A folder is all of the name up to its last slash, the top one all up to its first;
+-- a class of sizes is those of as many digits, the first of which is the same.
 -- (With the name an index of an expression of it is read alone.)
 CREATE INDEX files_by_folder ON files (tenant, rtrim(name, replace(name, '/', '')), created_at, id) INCLUDE (name)
+    WHERE trashed_at IS NULL;
+CREATE INDEX files_by_top_folder ON files (tenant, substr(name, 1, strpos(name, '/')), created_at, id) INCLUDE (name)
     WHERE trashed_at IS NULL;
 CREATE INDEX files_by_size_class ON files (
     tenant,

@@ -126,7 +126,7 @@ pub(super) fn push_ranges<DB: Dialect>(query: &mut QueryBuilder<DB>, filter: &Fi
     }
 }
 
-fn push_beginning<DB: Dialect>(
+pub(super) fn push_beginning<DB: Dialect>(
     query: &mut QueryBuilder<DB>,
     column: &str,
     prefix: &str,

@@ -1,9 +1,11 @@
 //! Pages whose filter is a range, and whose order is another, read off one index that has both.
 //!
-//! Some ranges consist of few values of something coarser: all that lies below a folder lies in a few folders, a kind
+//! Some ranges consist of few values of something coarser: all names that begin alike lie in a few folders, a kind
 //! has a few types, and sizes between two are of a few classes. An index of that, and behind it of the order, has
 //! the files of each value in order: a run. A page is made of the first files of all runs, and takes as long among a
 //! million files as among a thousand.
+//!
+//! Of the folder that a prefix ends in only some files are wanted, and the others are passed over.
 
 use futures::TryFutureExt;
 use sqlx::QueryBuilder;
@@ -15,23 +17,50 @@ use crate::metadata::files::{self, File};
 use crate::metadata::postgres::in_time;
 
 use super::conditions::{
-    Ends, after_prefix, behind_start, clamped, column, order, order_by, push_behind, push_ranges,
-    push_scope,
+    Ends, after_prefix, behind_start, clamped, column, order, order_by, push_beginning,
+    push_behind, push_ranges, push_scope,
 };
-use super::{ContentTypes, Filter, LEAST, Page, Sort, SortBy, packed};
+use super::{ContentTypes, Filter, LEAST, LIKELY, Page, Sort, SortBy, packed};
 
 /// A page of more runs than these costs more than what it saves: each is a look into the index.
 const MOST: i64 = 16;
 
-/// The coarser values, as the indexes of migration 0015 have them.
-const FOLDER: &str = "rtrim(f.name, replace(f.name, '/', ''))";
-const SIZE_CLASS: &str =
-    "(10 * length(CAST(f.size AS TEXT)) + CAST(substr(CAST(f.size AS TEXT), 1, 1) AS INTEGER))";
+/// What is coarser than what is asked for, as the indexes of migration 0015 have it.
+#[derive(Clone, Copy)]
+enum Coarse {
+    /// A name up to its first slash.
+    TopFolder,
+    /// Up to its last one.
+    Folder,
+    ContentType,
+    SizeClass,
+}
+
+impl Coarse {
+    const fn index(self, by: SortBy) -> &'static str {
+        match (self, by) {
+            (Self::TopFolder, _) => "files_by_top_folder",
+            (Self::Folder, _) => "files_by_folder",
+            (Self::ContentType, _) => "files_by_content_type",
+            (Self::SizeClass, SortBy::Name) => "files_by_size_class_and_name",
+            (Self::SizeClass, _) => "files_by_size_class",
+        }
+    }
+
+    fn sql<DB: Dialect>(self) -> String {
+        match self {
+            Self::TopFolder => format!("substr(f.name, 1, {})", DB::slash_in("f.name")),
+            Self::Folder => "rtrim(f.name, replace(f.name, '/', ''))".to_owned(),
+            Self::ContentType => "f.content_type".to_owned(),
+            Self::SizeClass => "(10 * length(CAST(f.size AS TEXT)) + CAST(substr(CAST(f.size AS TEXT), 1, 1) AS INTEGER))".to_owned(),
+        }
+    }
+}
 
 pub(super) struct Runs {
     index: &'static str,
-    /// What the files of a run have in common, as SQL.
-    value: &'static str,
+    /// What the files of a run have in common.
+    value: Coarse,
     first: Value,
     /// Behind the last one; None: there is no end.
     end: Option<Value>,
@@ -39,6 +68,8 @@ pub(super) struct Runs {
     left: Filter,
     /// Whether that passes over some of them: fewer than [`LEAST`] are better found by their sizes alone, and sorted.
     passes_over: bool,
+    /// A folder of which some files are wanted too, and how their names begin.
+    within: Option<(String, String)>,
 }
 
 /// One page; None where another way has to find it.
@@ -50,10 +81,9 @@ pub(super) async fn page(
     let Some(runs) = Runs::of(filter, page.sort) else {
         return Ok(None);
     };
-    let most = runs.count(conn).await?;
-    if most == 0 {
+    let Some(most) = runs.count(conn).await? else {
         return Ok(None);
-    }
+    };
     // The runs are found anew, so that a page is what one statement sees, and has a file that moves from one to another.
     let files = match conn {
         Conn::Sqlite(c) => {
@@ -72,7 +102,13 @@ pub(super) async fn page(
     };
     // No index tells when they expire. Others may be behind the page in their place; the worker removes them soon.
     let expired = files.iter().any(|file| file.has_expired(filter.now));
-    Ok((!expired && !files.is_empty()).then_some(files))
+    // The rest may be behind what was looked at within a folder.
+    let least = if runs.within.is_some() {
+        page.limit as usize
+    } else {
+        1
+    };
+    Ok((!expired && files.len() >= least).then_some(files))
 }
 
 impl Runs {
@@ -105,62 +141,77 @@ impl Runs {
             created_before: *created_before,
             ..Filter::new(tenant.clone(), *now)
         };
-        let beginning = |index, value, prefix: &str, left| Self {
-            index,
+        let runs = |value: Coarse, first, end, left| Self {
+            index: value.index(sort.by),
             value,
-            first: Value::Text(prefix.to_owned()),
-            end: after_prefix(prefix).map(Value::Text),
+            first,
+            end,
             left,
             passes_over: false,
+            within: None,
         };
-        let sizes = |index, left| Self {
-            index,
-            value: SIZE_CLASS,
-            first: Value::Number(size_class(min_size.unwrap_or(0))),
-            end: max_size.map(|max| Value::Number(size_class(max) + 1)),
-            left,
-            passes_over: true,
+        let beginning = |value, prefix: &str, left| {
+            let first = Value::Text(prefix.to_owned());
+            runs(value, first, after_prefix(prefix).map(Value::Text), left)
+        };
+        let sizes = |left| {
+            let first = Value::Number(size_class(min_size.unwrap_or(0)));
+            let end = max_size.map(|max| Value::Number(size_class(max) + 1));
+            Self {
+                passes_over: true,
+                ..runs(Coarse::SizeClass, first, end, left)
+            }
         };
         match (sort.by, prefix, content_type) {
-            // Of another one, only some of the files in its last folder are wanted.
-            (SortBy::CreatedAt, Some(prefix), None) if prefix.ends_with('/') && !sized => {
-                Some(beginning("files_by_folder", FOLDER, prefix, left))
+            (SortBy::CreatedAt, Some(prefix), None) if !prefix.is_empty() && !sized => {
+                let slashes = |text: &str| text.matches('/').count();
+                let name = prefix.rfind('/').map_or(0, |slash| slash + 1);
+                let (folder, begun) = prefix.split_at(name);
+                let value = match slashes(folder) {
+                    0 => Coarse::TopFolder,
+                    1 if begun.is_empty() => Coarse::TopFolder,
+                    _ => Coarse::Folder,
+                };
+                let within = (!begun.is_empty()).then(|| (folder.to_owned(), prefix.clone()));
+                Some(Self {
+                    within,
+                    ..beginning(value, prefix, left)
+                })
             }
             (SortBy::CreatedAt, None, Some(ContentTypes::Kind(kind))) if !sized => {
-                let prefix = format!("{kind}/");
-                let index = "files_by_content_type";
-                Some(beginning(index, "f.content_type", &prefix, left))
+                Some(beginning(Coarse::ContentType, &format!("{kind}/"), left))
             }
-            (SortBy::CreatedAt, None, None) if sized => Some(sizes("files_by_size_class", left)),
+            (SortBy::CreatedAt, None, None) if sized => Some(sizes(left)),
             (SortBy::Name, prefix, None) if sized && !timed => {
                 let prefix = prefix.clone();
-                let left = Filter { prefix, ..left };
-                Some(sizes("files_by_size_class_and_name", left))
+                Some(sizes(Filter { prefix, ..left }))
             }
             _ => None,
         }
     }
 
-    /// How many there are; 0 where there are too many, or too few files among the others of theirs.
-    async fn count(&self, conn: &mut Conn<'_>) -> Result<i64> {
-        match conn {
+    /// How many there are. None where there are too many, or none, or too few files among the others of theirs.
+    async fn count(&self, conn: &mut Conn<'_>) -> Result<Option<i64>> {
+        let count: i64 = match conn {
             Conn::Sqlite(c) => {
                 let mut query = self.counted();
                 let count = query.build_query_scalar().fetch_one(c.ready().await?);
-                Ok(count.await?)
+                count.await?
             }
             Conn::Postgres(c, patience) => {
                 let mut query = self.counted();
                 let count = query.build_query_scalar().fetch_one(&mut **c);
-                in_time(*patience, count.err_into()).await
+                in_time(*patience, count.err_into()).await?
             }
-        }
+        };
+        let least = if self.within.is_some() { 0 } else { 1 };
+        Ok((least..=MOST).contains(&count).then_some(count))
     }
 
     fn counted<DB: Dialect>(&self) -> QueryBuilder<DB> {
         let mut query = QueryBuilder::new("");
         self.push_runs(&mut query, MOST);
-        query.push("SELECT COUNT(*) FROM runs");
+        query.push("SELECT COUNT(value) FROM steps");
         if self.passes_over {
             let sizes = Filter {
                 min_size: self.left.min_size,
@@ -176,7 +227,8 @@ impl Runs {
         query
     }
 
-    /// The page, expired files too, all columns of each; nothing at all where there are more runs than `most`.
+    /// The page, expired files too, all columns of each; nothing at all where there are more runs than `most`. Less than
+    /// the page where it would go on behind what is looked at within a folder.
     pub(super) fn push_page<DB: Dialect>(
         &self,
         query: &mut QueryBuilder<DB>,
@@ -188,20 +240,26 @@ impl Runs {
         self.push_runs(query, most);
         query.push(concat!("SELECT ", files::columns!("f.")));
         query.push(" FROM (SELECT * FROM (");
+        let mut between = "";
         for number in 1..=most {
-            if number > 1 {
-                query.push(" UNION ALL ");
-            }
-            query.push("SELECT * FROM (");
+            query.push(between).push("SELECT * FROM (");
             self.push_run(query, number, page);
             query.push(format_args!(") run{number}"));
+            between = " UNION ALL ";
+        }
+        if let Some((folder, prefix)) = &self.within {
+            query.push(between).push("SELECT * FROM (");
+            self.push_within(query, folder, prefix, page, most);
+            query.push(") within UNION ALL SELECT * FROM (");
+            self.push_end_of_within(query, folder, page, most);
+            query.push(") ended");
         }
         query.push(format_args!(
             ") ahead ORDER BY {column} {direction}, id {direction} LIMIT "
         ));
         query.push_value(i64::from(page.limit));
         query.push(format_args!(
-            ") page JOIN files f ON f.id = page.id ORDER BY {}",
+            ") page JOIN files f ON f.id = page.id WHERE page.fits = 1 ORDER BY {}",
             order_by(page.sort)
         ));
     }
@@ -227,35 +285,102 @@ impl Runs {
     }
 
     fn push_step<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
-        query.push(format_args!("SELECT {} FROM files f", self.value));
+        let value = self.value.sql::<DB>();
+        query.push(format_args!("SELECT {value} FROM files f"));
         query.push(DB::by_index(self.index)).push(" WHERE ");
         push_scope(query, &self.left);
-        query.push(format_args!(" AND {}", self.value));
+        query.push(format_args!(" AND {value}"));
     }
 
     fn push_step_end<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
+        let value = self.value.sql::<DB>();
         if let Some(end) = &self.end {
-            query.push(format_args!(" AND {} < ", self.value));
+            query.push(format_args!(" AND {value} < "));
             query.push_value(end.clone());
         }
-        query.push(format_args!(" ORDER BY {} LIMIT 1", self.value));
+        query.push(format_args!(" ORDER BY {value} LIMIT 1"));
     }
 
     /// The first files of one run.
     fn push_run<DB: Dialect>(&self, query: &mut QueryBuilder<DB>, number: i64, page: &Page) {
-        let (left, names) = behind_start(&self.left, page);
         let column = column(page.sort.by);
-        query.push(format_args!("SELECT f.id, f.{column} FROM files f"));
-        query.push(DB::by_index(self.index)).push(" WHERE ");
-        push_scope(query, &left);
+        query.push(format_args!("SELECT f.id, f.{column}, 1 AS fits"));
+        self.push_files(query);
         query.push(format_args!(
-            " AND {} = (SELECT value FROM runs WHERE number = {number})",
-            self.value
+            " = (SELECT value FROM runs WHERE number = {number})"
         ));
+        self.push_next(query, page, i64::from(page.limit));
+    }
+
+    /// What begins so of the next [`LIKELY`] files of a folder.
+    fn push_within<DB: Dialect>(
+        &self,
+        query: &mut QueryBuilder<DB>,
+        folder: &str,
+        prefix: &str,
+        page: &Page,
+        most: i64,
+    ) {
+        let column = column(page.sort.by);
+        query.push(format_args!("SELECT f.id, f.{column}, 1 AS fits FROM ("));
+        self.push_looked_at(query, folder, page, most);
+        query.push(") f WHERE TRUE");
+        push_beginning(query, "f.name", prefix, Ends::BOTH);
+        query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
+        query.push_value(i64::from(page.limit));
+    }
+
+    /// The last one of these, if there may be more behind it.
+    fn push_end_of_within<DB: Dialect>(
+        &self,
+        query: &mut QueryBuilder<DB>,
+        folder: &str,
+        page: &Page,
+        most: i64,
+    ) {
+        let column = column(page.sort.by);
+        query.push(format_args!("SELECT f.id, f.{column}, 0 AS fits FROM ("));
+        self.push_looked_at(query, folder, page, most);
+        query.push(format_args!(
+            ") f ORDER BY {} LIMIT 1 OFFSET {}",
+            order_by(page.sort),
+            LIKELY - 1
+        ));
+    }
+
+    fn push_looked_at<DB: Dialect>(
+        &self,
+        query: &mut QueryBuilder<DB>,
+        folder: &str,
+        page: &Page,
+        most: i64,
+    ) {
+        let column = column(page.sort.by);
+        query.push(format_args!("SELECT f.id, f.{column}, f.name"));
+        self.push_files(query);
+        query.push(" = ").push_value(folder.to_owned());
+        // Else runs are missing that lie between these.
+        query.push(format_args!(
+            " AND (SELECT COUNT(value) FROM steps) <= {most}"
+        ));
+        self.push_next(query, page, LIKELY);
+    }
+
+    /// ` FROM … WHERE …`, up to what they have in common.
+    fn push_files<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
+        query.push(" FROM files f");
+        query.push(DB::by_index(self.index)).push(" WHERE ");
+        push_scope(query, &self.left);
+        query.push(format_args!(" AND {}", self.value.sql::<DB>()));
+    }
+
+    /// The rest of it: as many, behind the start of the page, and in its order.
+    fn push_next<DB: Dialect>(&self, query: &mut QueryBuilder<DB>, page: &Page, files: i64) {
+        let (left, names) = behind_start(&self.left, page);
         push_ranges(query, &left, names);
         push_behind(query, page);
         query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
-        query.push_value(i64::from(page.limit));
+        query.push_value(files);
     }
 }
 

@@ -394,9 +394,17 @@ async fn a_folder_a_kind_and_sizes_are_read_in_runs() {
         content_type: Some(ContentTypes::Kind("image".to_owned())),
         ..filter()
     };
-    for (filter, index, value) in [
-        (filter(), "files_by_folder", "<expr>"),
-        (kind, "files_by_content_type", "content_type"),
+    let prefix = |prefix: &str| Filter {
+        prefix: Some(prefix.to_owned()),
+        ..filter()
+    };
+    for (filter, index, value, looks) in [
+        (prefix("a/"), "files_by_top_folder", "<expr>", 2),
+        (prefix("a/b/"), "files_by_folder", "<expr>", 2),
+        // Beside its runs, twice the folder that it ends in.
+        (prefix("a"), "files_by_top_folder", "<expr>", 4),
+        (prefix("a/b"), "files_by_folder", "<expr>", 4),
+        (kind, "files_by_content_type", "content_type", 2),
     ] {
         let first = newest(10);
         let second = Page {
@@ -406,11 +414,11 @@ async fn a_folder_a_kind_and_sizes_are_read_in_runs() {
         let step = format!("SEARCH f USING INDEX {index} (tenant=? AND {value}=?");
         assert_eq!(
             merged(&database, &filter, &first).await,
-            vec![format!("{step})"); 2]
+            vec![format!("{step})"); looks]
         );
         assert_eq!(
             merged(&database, &filter, &second).await,
-            vec![format!("{step} AND (created_at,id)<(?,?))"); 2]
+            vec![format!("{step} AND (created_at,id)<(?,?))"); looks]
         );
     }
     for (page, index) in [

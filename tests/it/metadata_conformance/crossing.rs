@@ -66,10 +66,16 @@ fn created(micros: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + micros)
 }
 
-/// In one of twelve folders, or of forty, which are more than are read side by side.
+/// In one of twelve folders, or of forty, which are more than are read side by side, in one of three below no other, or
+/// in none; and a few in one that begins as few of those in none do.
 fn name(number: u64) -> String {
-    let folders = if number.is_multiple_of(2) { 12 } else { 40 };
-    format!("{:02}/{:02}/{number:06}", number % 2, number / 2 % folders)
+    match number % 4 {
+        2 if number % 400 == 2 => format!("e519/{number:06}"),
+        0 => format!("d/00/{:02}/{number:06}", number / 4 % 12),
+        1 => format!("d/01/{:02}/{number:06}", number / 4 % 40),
+        2 => format!("e{}/{number:06}", number / 4 % 3),
+        _ => format!("e{number:05}"),
+    }
 }
 
 /// Past the store, for one at a time would take long.
@@ -83,7 +89,9 @@ async fn fill(fixture: &Fixture) {
         Kind::Sqlite => (
             "unhex(printf('%032x', i + 1))",
             format!("x'{hexadecimal}'"),
-            "printf('%02d/%02d/%06d', i % 2, i / 2 % CASE i % 2 WHEN 0 THEN 12 ELSE 40 END, i)",
+            "CASE i % 4 WHEN 0 THEN printf('d/00/%02d/%06d', i / 4 % 12, i)
+                        WHEN 1 THEN printf('d/01/%02d/%06d', i / 4 % 40, i)
+                        WHEN 2 THEN CASE WHEN i % 400 = 2 THEN printf('e519/%06d', i) ELSE printf('e%d/%06d', i / 4 % 3, i) END ELSE printf('e%05d', i) END",
             "1700000000000000 + i * 7919 % 62003",
             "1",
             "json_object('kind', kind)",
@@ -91,8 +99,10 @@ async fn fill(fixture: &Fixture) {
         Kind::Postgres => (
             "CAST(lpad(to_hex(i + 1), 32, '0') AS UUID)",
             format!("CAST('{hexadecimal}' AS UUID)"),
-            "to_char(i % 2, 'FM00') || '/' || to_char(i / 2 % CASE i % 2 WHEN 0 THEN 12 ELSE 40 END, 'FM00')
-             || '/' || to_char(i, 'FM000000')",
+            "CASE i % 4 WHEN 0 THEN 'd/00/' || to_char(i / 4 % 12, 'FM00') || '/' || to_char(i, 'FM000000')
+                        WHEN 1 THEN 'd/01/' || to_char(i / 4 % 40, 'FM00') || '/' || to_char(i, 'FM000000')
+                        WHEN 2 THEN 'e' || CASE WHEN i % 400 = 2 THEN 519 ELSE i / 4 % 3 END || '/' || to_char(i, 'FM000000')
+                        ELSE 'e' || to_char(i, 'FM00000') END",
             "TIMESTAMPTZ '2023-11-14 22:13:20Z' + i * 7919 % 62003 * INTERVAL '1 microsecond'",
             "TIMESTAMPTZ '2001-01-01Z'",
             "jsonb_build_object('kind', kind)",
@@ -151,8 +161,28 @@ async fn every_way_finds_the_same_pages(fixture: Fixture) {
             filters.push((wanted, Box::new(fits)));
         }
     }
-    // Of few folders, of one, of too many, and of a part of one.
-    for prefix in ["00/", "00/03/", "01/", "01/02/06", "none/"] {
+    // Of a top folder, of few, of one, and of too many; and of a part of one, alone and beside others: half of it, less than
+    // a page of what is looked at, with and without others behind it, none, and what begins like another.
+    for prefix in [
+        "d/",
+        "d/00/",
+        "d/00/03/",
+        "d/01/",
+        "none/",
+        "d/00/0",
+        "d/01/02/06",
+        "d/01/02/0610",
+        "d",
+        "e",
+        "e1",
+        "e1/03",
+        "e519",
+        "e0519",
+        "e30",
+        "e9",
+        "none",
+        "d/none",
+    ] {
         filters.push((
             filter(&fixture, |filter| filter.prefix = Some(prefix.to_owned())),
             Box::new(move |row| row.name.starts_with(prefix)),
@@ -183,9 +213,15 @@ async fn every_way_finds_the_same_pages(fixture: Fixture) {
     let in_time = |row: &Row| (20_000..50_000).contains(&row.micros);
     filters.push((
         some_time(filter(&fixture, |filter| {
-            filter.prefix = Some("00/".to_owned())
+            filter.prefix = Some("d/00/".to_owned())
         })),
-        Box::new(move |row| row.name.starts_with("00/") && in_time(row)),
+        Box::new(move |row| row.name.starts_with("d/00/") && in_time(row)),
+    ));
+    filters.push((
+        some_time(filter(&fixture, |filter| {
+            filter.prefix = Some("e1".to_owned())
+        })),
+        Box::new(move |row| row.name.starts_with("e1") && in_time(row)),
     ));
     filters.push((
         some_time(filter(&fixture, |filter| filter.min_size = Some(800))),
@@ -197,10 +233,10 @@ async fn every_way_finds_the_same_pages(fixture: Fixture) {
     ));
     filters.push((
         filter(&fixture, |filter| {
-            filter.prefix = Some("01/02/".to_owned());
+            filter.prefix = Some("d/01/02/".to_owned());
             filter.min_size = Some(100);
         }),
-        Box::new(|row| row.name.starts_with("01/02/") && row.size >= 100),
+        Box::new(|row| row.name.starts_with("d/01/02/") && row.size >= 100),
     ));
     filters.push((
         Filter {
