@@ -68,8 +68,13 @@ pub(super) struct Runs {
     left: Filter,
     /// Whether that passes over some of them: fewer than [`LEAST`] are better found by their sizes alone, and sorted.
     passes_over: bool,
-    /// A folder of which some files are wanted too, and how their names begin.
-    within: Option<(String, String)>,
+    within: Option<Within>,
+}
+
+/// A folder of whose own files those are wanted too whose names begin so.
+struct Within {
+    folder: String,
+    prefix: String,
 }
 
 /// One page; None where another way has to find it.
@@ -172,7 +177,10 @@ impl Runs {
                     1 if begun.is_empty() => Coarse::TopFolder,
                     _ => Coarse::Folder,
                 };
-                let within = (!begun.is_empty()).then(|| (folder.to_owned(), prefix.clone()));
+                let within = (!begun.is_empty()).then(|| Within {
+                    folder: folder.to_owned(),
+                    prefix: prefix.clone(),
+                });
                 Some(Self {
                     within,
                     ..beginning(value, prefix, left)
@@ -247,11 +255,11 @@ impl Runs {
             query.push(format_args!(") run{number}"));
             between = " UNION ALL ";
         }
-        if let Some((folder, prefix)) = &self.within {
+        if let Some(within) = &self.within {
             query.push(between).push("SELECT * FROM (");
-            self.push_within(query, folder, prefix, page, most);
+            self.push_within(query, within, page, most);
             query.push(") within UNION ALL SELECT * FROM (");
-            self.push_end_of_within(query, folder, page, most);
+            self.push_end_of_within(query, within, page, most);
             query.push(") ended");
         }
         query.push(format_args!(
@@ -316,16 +324,15 @@ impl Runs {
     fn push_within<DB: Dialect>(
         &self,
         query: &mut QueryBuilder<DB>,
-        folder: &str,
-        prefix: &str,
+        within: &Within,
         page: &Page,
         most: i64,
     ) {
         let column = column(page.sort.by);
         query.push(format_args!("SELECT f.id, f.{column}, 1 AS fits FROM ("));
-        self.push_looked_at(query, folder, page, most);
+        self.push_looked_at(query, within, page, most);
         query.push(") f WHERE TRUE");
-        push_beginning(query, "f.name", prefix, Ends::BOTH);
+        push_beginning(query, "f.name", &within.prefix, Ends::BOTH);
         query.push(format_args!(" ORDER BY {} LIMIT ", order_by(page.sort)));
         query.push_value(i64::from(page.limit));
     }
@@ -334,13 +341,13 @@ impl Runs {
     fn push_end_of_within<DB: Dialect>(
         &self,
         query: &mut QueryBuilder<DB>,
-        folder: &str,
+        within: &Within,
         page: &Page,
         most: i64,
     ) {
         let column = column(page.sort.by);
         query.push(format_args!("SELECT f.id, f.{column}, 0 AS fits FROM ("));
-        self.push_looked_at(query, folder, page, most);
+        self.push_looked_at(query, within, page, most);
         query.push(format_args!(
             ") f ORDER BY {} LIMIT 1 OFFSET {}",
             order_by(page.sort),
@@ -351,14 +358,14 @@ impl Runs {
     fn push_looked_at<DB: Dialect>(
         &self,
         query: &mut QueryBuilder<DB>,
-        folder: &str,
+        within: &Within,
         page: &Page,
         most: i64,
     ) {
         let column = column(page.sort.by);
         query.push(format_args!("SELECT f.id, f.{column}, f.name"));
         self.push_files(query);
-        query.push(" = ").push_value(folder.to_owned());
+        query.push(" = ").push_value(within.folder.clone());
         // Else runs are missing that lie between these.
         query.push(format_args!(
             " AND (SELECT COUNT(value) FROM steps) <= {most}"
