@@ -3,8 +3,8 @@
 //!
 //! Bounded counts tell how many files a filter leaves. Few are found by the filter's own index, and
 //! sorted. Of more, the own index tells which they are, and the order's is walked, passing over the
-//! others: both without reading a file that is not one of them. Where there are many, the order's index
-//! has a page of them soon, and is walked alone.
+//! others: both without reading a file that is not one of them; if there is no page of them within reach, they are
+//! sorted too. Where there are many, the order's index has a page of them soon, and is walked alone.
 
 use serde_json::Value;
 use sqlx::{Sqlite, SqliteConnection};
@@ -21,7 +21,7 @@ use super::{Filter, LEAST, LIKELY, Page, QueryBuilder, Sort, SortBy, files, push
 /// Fewer files than these are found by a filter's own index, and sorted.
 const FEW: i64 = 4_000;
 
-/// As many files as these, and more, are walked to by the order alone; if there is no page of them within
+/// As many files as these, and more, are walked to by the order alone; if there is no page of them, or of fewer, within
 /// as many files of the order, they do not lie evenly.
 const MANY: i64 = 30_000;
 
@@ -46,6 +46,8 @@ pub(super) enum Access {
     Found(Set),
     /// Along the order's index, passing over what is not in the set.
     Among(&'static str, Set),
+    /// The same, but no further than [`MANY`] files.
+    AmongNext(&'static str, Set),
 }
 
 /// The files that one filter alone leaves, by its own index, as far as that tells them from others: expired ones
@@ -77,7 +79,11 @@ impl Access {
             }),
             Self::Order(index) => push_list(query, filter, page, |query| push_by(query, index)),
             Self::Near(index, most) => {
-                query.push(concat!("SELECT ", files::columns!("f."), " FROM ("));
+                query.push(concat!(
+                    "SELECT ",
+                    files::columns!("f."),
+                    " FROM (SELECT f.*"
+                ));
                 push_next(query, filter, page, index, *most);
                 query.push(") f WHERE ");
                 push_conditions(query, filter, Ends::BOTH);
@@ -102,14 +108,19 @@ impl Access {
             }),
             Self::Among(index, set) => push_list(query, filter, page, |query| {
                 push_by(query, index);
-                // By what the indexes themselves have: the rowid, or the id that terms have.
-                query.push(match set {
-                    Set::Range(..) => "f.rowid IN (SELECT f.rowid",
-                    Set::Term(_) => "f.id IN (SELECT t.file_id",
-                });
-                set.push_from(query);
-                query.push(") AND ");
+                set.push_has(query, "f");
+                query.push(" AND ");
             }),
+            Self::AmongNext(index, set) => {
+                query.push(concat!("SELECT ", files::columns!("f.")));
+                query.push(" FROM (SELECT f.rowid, f.id");
+                push_next(query, filter, page, index, MANY);
+                query.push(") next CROSS JOIN files f ON f.rowid = next.rowid WHERE ");
+                set.push_has(query, "next");
+                query.push(" AND ");
+                push_conditions(query, filter, Ends::BOTH);
+                query.push(" LIMIT ").push_bind(i64::from(page.limit));
+            }
         }
     }
 }
@@ -141,6 +152,16 @@ impl Set {
             }
             Self::Term(term) => term.push_from(query),
         }
+    }
+
+    /// Whether it has the row of this table: by what the indexes themselves have, the rowid, or the id that terms have.
+    fn push_has(&self, query: &mut QueryBuilder<Sqlite>, table: &str) {
+        query.push(match self {
+            Self::Range(..) => format!("{table}.rowid IN (SELECT f.rowid"),
+            Self::Term(_) => format!("{table}.id IN (SELECT t.file_id"),
+        });
+        self.push_from(query);
+        query.push(")");
     }
 
     /// How many files it has; `most` stands for as many and more.
@@ -263,11 +284,12 @@ pub(super) async fn next(
     conn: &mut SqliteConnection,
     filter: &Filter,
     page: &Page,
-    access: &Access,
+    access: Access,
 ) -> Result<Option<Access>> {
     match access {
         Access::Near(index, MANY..) => Ok(Some(of_far_page(conn, filter, page, index).await?)),
         Access::Near(..) | Access::Having(_) => Ok(Some(of_page(conn, filter, page).await?)),
+        Access::AmongNext(_, set) => Ok(Some(Access::Found(set))),
         Access::Any | Access::Order(_) | Access::Found(_) | Access::Among(..) => Ok(None),
     }
 }
@@ -280,7 +302,7 @@ pub(super) async fn of_page(
 ) -> Result<Access> {
     let fewest = fewest(conn, Set::all(filter, page.sort), MANY).await?;
     Ok(match (fewest, by_order(filter, page.sort)) {
-        (Some((set, FEW..)), Some(index)) => Access::Among(index, set),
+        (Some((set, FEW..)), Some(index)) => Access::AmongNext(index, set),
         (Some((set, _)), _) => Access::Found(set),
         (None, Some(index)) => Access::Near(index, MANY),
         (None, None) => Access::Any,

@@ -165,7 +165,7 @@ fn next_files(filter: &Filter, page: &Page, look: i64) -> QueryBuilder<sqlx::Pos
     let order = order_by(page.sort);
     let index = access::by_order(filter, page.sort).unwrap_or_default();
     let mut query = QueryBuilder::new(concat!("(SELECT ", files::columns!("f.")));
-    query.push(", CAST(0 AS BIGINT) AS mark FROM (");
+    query.push(", CAST(0 AS BIGINT) AS mark FROM (SELECT f.*");
     // The limit keeps the planner from asking within for what is asked outside.
     push_next(&mut query, filter, page, index, look);
     query.push(") f WHERE ");
@@ -176,7 +176,7 @@ fn next_files(filter: &Filter, page: &Page, look: i64) -> QueryBuilder<sqlx::Pos
     query.push(concat!(
         ") UNION ALL (SELECT ",
         files::columns!("f."),
-        ", CAST(1 AS BIGINT) FROM files f WHERE f.id = (SELECT f.id FROM ("
+        ", CAST(1 AS BIGINT) FROM files f WHERE f.id = (SELECT f.id FROM (SELECT f.*"
     ));
     push_next(&mut query, filter, page, index, look.saturating_add(1));
     query.push(") f OFFSET ").push_bind(look);

@@ -157,7 +157,7 @@ pub(super) fn push_behind<DB: Dialect>(query: &mut QueryBuilder<DB>, page: &Page
     query.push(", ").push_value(*id).push(")");
 }
 
-/// The next files of the order, whatever else is asked of them: `most` of them, by the order's own index.
+/// ` FROM … WHERE …`: the next files of the order, whatever else is asked of them: `most` of them, by the order's own index.
 pub(super) fn push_next<DB: Dialect>(
     query: &mut QueryBuilder<DB>,
     filter: &Filter,
@@ -165,7 +165,7 @@ pub(super) fn push_next<DB: Dialect>(
     index: &str,
     most: i64,
 ) {
-    query.push("SELECT f.* FROM files f");
+    query.push(" FROM files f");
     query.push(DB::by_index(index)).push(" WHERE ");
     push_scope(query, filter);
     let (own, names) = behind_start(&own_part(filter, page.sort), page);

@@ -64,7 +64,7 @@ pub(super) async fn page(
             return Ok(found);
         }
         // There may be more than this way was to find.
-        let Some(next) = access::next(conn, filter, page, &access).await? else {
+        let Some(next) = access::next(conn, filter, page, access).await? else {
             return Ok(found);
         };
         access = next;

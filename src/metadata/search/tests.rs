@@ -24,7 +24,7 @@ async fn database() -> SqlitePool {
     pool
 }
 
-/// The steps that look for files, but not for one by its id.
+/// The steps that look for files, but not for one by its id or its place.
 async fn plan(database: &SqlitePool, query: QueryBuilder<Sqlite>) -> Vec<String> {
     let sql = format!("EXPLAIN QUERY PLAN {}", query.sql().as_str());
     let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(AssertSqlSafe(sql))
@@ -34,7 +34,9 @@ async fn plan(database: &SqlitePool, query: QueryBuilder<Sqlite>) -> Vec<String>
     steps
         .into_iter()
         .map(|(_, _, _, step)| step)
-        .filter(|step| step.contains(" f ") && !step.contains("(id=?)"))
+        .filter(|step| {
+            step.contains(" f ") && !step.contains("(id=?)") && !step.contains("(rowid=?)")
+        })
         .collect()
 }
 
@@ -279,6 +281,19 @@ async fn many_files_that_are_far_off_are_sought() {
     by_creation.after = None;
     let past = access::of_far_page(&mut conn, &far, &by_creation, index).await;
     assert!(matches!(past.unwrap(), access::Access::Among(..)));
+    let fewer = sized(50_001, 60_000);
+    for (place, wanted) in [(0, 50_001), (20_000, 50_001), (59_995, 59_996)] {
+        by_creation.after = Some(After {
+            key: SortKey::Time(Timestamp::from_micros(place)),
+            id: FileId::from_uuid(Uuid::max()),
+        });
+        let access = access::of_page(&mut conn, &fewer, &by_creation).await;
+        assert!(matches!(access.unwrap(), access::Access::AmongNext(..)));
+        let files = packed::page(&mut conn, &fewer, &by_creation, false).await;
+        let sizes: Vec<u64> = files.unwrap().iter().map(|file| file.size).collect();
+        let last = 60_001.min(wanted + 10);
+        assert_eq!(sizes, (wanted..last).collect::<Vec<_>>(), "{place}");
+    }
 }
 
 /// Counting is to cost less than what it saves.
