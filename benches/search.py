@@ -124,7 +124,6 @@ def cases(rows: int) -> dict[str, dict[str, object]]:
         "metadata, one below": {"metadata": json.dumps({"at": {"number": middle + 1}})},
         "size, the largest": large,
         "size, by size": {**large, "sort": "-size"},
-        "size, by name": {**sizes, **by_name},
         "size, within a class": sizes,
         "created, a second": {"created_after": at(middle), "created_before": at(middle + 1000)},
         "sha256, one": {"sha256": f"{middle + 1:064x}"},
@@ -135,6 +134,7 @@ def cases(rows: int) -> dict[str, dict[str, object]]:
         "* types, video/*, by name": {"content_type": "video/*", **by_name},
         "* prefix of 40 folders, newest first": {"prefix": "folder-77/sub-"},
         "* prefix, by size": {**folder, "sort": "-size"},
+        "* size, by name": {**sizes, **by_name},
         "* size, by change": {**sizes, "sort": "-updated_at"},
         "* metadata and sizes": {"metadata": json.dumps({"tags": ["t3"]}), **large},
     }

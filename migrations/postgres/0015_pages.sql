@@ -14,11 +14,6 @@ CREATE INDEX files_by_size_class ON files (
     (10 * length(CAST(size AS TEXT)) + CAST(substr(CAST(size AS TEXT), 1, 1) AS INTEGER)),
     created_at, id
 ) INCLUDE (size) WHERE trashed_at IS NULL;
-CREATE INDEX files_by_size_class_and_name ON files (
-    tenant,
-    (10 * length(CAST(size AS TEXT)) + CAST(substr(CAST(size AS TEXT), 1, 1) AS INTEGER)),
-    name, id
-) INCLUDE (size) WHERE trashed_at IS NULL;
 
 -- The values in files' metadata that are no objects or arrays, each with the member of the whole that it lies in, at
 -- whatever depth: a row for each, those of one in the order of their files' creation. A hash, so that what is found is

@@ -12,11 +12,6 @@ CREATE INDEX files_by_size_class ON files (
     (10 * length(CAST(size AS TEXT)) + CAST(substr(CAST(size AS TEXT), 1, 1) AS INTEGER)),
     created_at, id, size
 ) WHERE trashed_at IS NULL;
-CREATE INDEX files_by_size_class_and_name ON files (
-    tenant,
-    (10 * length(CAST(size AS TEXT)) + CAST(substr(CAST(size AS TEXT), 1, 1) AS INTEGER)),
-    name, id, size
-) WHERE trashed_at IS NULL;
 
 -- The terms of 0005, those of one value now in the order of their files' creation.
 DROP TRIGGER file_terms_begin;

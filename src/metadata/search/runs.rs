@@ -1,4 +1,4 @@
-//! Pages whose filter is a range, and whose order is another, read off one index that has both.
+//! Pages whose filter is a range of something else than the creation, which is their order, read off one index that has both.
 //!
 //! Some ranges consist of few values of something coarser: all names that begin alike lie in a few folders, a kind
 //! has a few types, and sizes between two are of a few classes. An index of that, and behind it of the order, has
@@ -17,8 +17,8 @@ use crate::metadata::files::{self, File};
 use crate::metadata::postgres::in_time;
 
 use super::conditions::{
-    Ends, after_prefix, behind_start, clamped, column, order, order_by, push_beginning,
-    push_behind, push_ranges, push_scope,
+    Ends, after_prefix, behind_start, clamped, order, order_by, push_beginning, push_behind,
+    push_ranges, push_scope,
 };
 use super::{ContentTypes, Filter, LEAST, LIKELY, Page, Sort, SortBy, packed};
 
@@ -37,13 +37,12 @@ enum Coarse {
 }
 
 impl Coarse {
-    const fn index(self, by: SortBy) -> &'static str {
-        match (self, by) {
-            (Self::TopFolder, _) => "files_by_top_folder",
-            (Self::Folder, _) => "files_by_folder",
-            (Self::ContentType, _) => "files_by_content_type",
-            (Self::SizeClass, SortBy::Name) => "files_by_size_class_and_name",
-            (Self::SizeClass, _) => "files_by_size_class",
+    const fn index(self) -> &'static str {
+        match self {
+            Self::TopFolder => "files_by_top_folder",
+            Self::Folder => "files_by_folder",
+            Self::ContentType => "files_by_content_type",
+            Self::SizeClass => "files_by_size_class",
         }
     }
 
@@ -58,7 +57,6 @@ impl Coarse {
 }
 
 pub(super) struct Runs {
-    index: &'static str,
     /// What the files of a run have in common.
     value: Coarse,
     first: Value,
@@ -119,6 +117,9 @@ pub(super) async fn page(
 impl Runs {
     /// None if there are none for this order, or if more is asked for.
     pub(super) fn of(filter: &Filter, sort: Sort) -> Option<Self> {
+        if sort.by != SortBy::CreatedAt {
+            return None;
+        }
         let Filter {
             tenant,
             trashed: false,
@@ -138,7 +139,6 @@ impl Runs {
             return None;
         };
         let sized = min_size.is_some() || max_size.is_some();
-        let timed = created_after.is_some() || created_before.is_some();
         let left = Filter {
             min_size: *min_size,
             max_size: *max_size,
@@ -147,7 +147,6 @@ impl Runs {
             ..Filter::new(tenant.clone(), *now)
         };
         let runs = |value: Coarse, first, end, left| Self {
-            index: value.index(sort.by),
             value,
             first,
             end,
@@ -167,8 +166,8 @@ impl Runs {
                 ..runs(Coarse::SizeClass, first, end, left)
             }
         };
-        match (sort.by, prefix, content_type) {
-            (SortBy::CreatedAt, Some(prefix), None) if !prefix.is_empty() && !sized => {
+        match (prefix, content_type) {
+            (Some(prefix), None) if !prefix.is_empty() && !sized => {
                 let slashes = |text: &str| text.matches('/').count();
                 let name = prefix.rfind('/').map_or(0, |slash| slash + 1);
                 let (folder, begun) = prefix.split_at(name);
@@ -186,14 +185,10 @@ impl Runs {
                     ..beginning(value, prefix, left)
                 })
             }
-            (SortBy::CreatedAt, None, Some(ContentTypes::Kind(kind))) if !sized => {
+            (None, Some(ContentTypes::Kind(kind))) if !sized => {
                 Some(beginning(Coarse::ContentType, &format!("{kind}/"), left))
             }
-            (SortBy::CreatedAt, None, None) if sized => Some(sizes(left)),
-            (SortBy::Name, prefix, None) if sized && !timed => {
-                let prefix = prefix.clone();
-                Some(sizes(Filter { prefix, ..left }))
-            }
+            (None, None) if sized => Some(sizes(left)),
             _ => None,
         }
     }
@@ -243,7 +238,6 @@ impl Runs {
         page: &Page,
         most: i64,
     ) {
-        let column = column(page.sort.by);
         let (_, direction) = order(page.sort.descending);
         self.push_runs(query, most);
         query.push(concat!("SELECT ", files::columns!("f.")));
@@ -263,7 +257,7 @@ impl Runs {
             query.push(") ended");
         }
         query.push(format_args!(
-            ") ahead ORDER BY {column} {direction}, id {direction} LIMIT "
+            ") ahead ORDER BY created_at {direction}, id {direction} LIMIT "
         ));
         query.push_value(i64::from(page.limit));
         query.push(format_args!(
@@ -295,7 +289,7 @@ impl Runs {
     fn push_step<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
         let value = self.value.sql::<DB>();
         query.push(format_args!("SELECT {value} FROM files f"));
-        query.push(DB::by_index(self.index)).push(" WHERE ");
+        query.push(DB::by_index(self.value.index())).push(" WHERE ");
         push_scope(query, &self.left);
         query.push(format_args!(" AND {value}"));
     }
@@ -311,8 +305,7 @@ impl Runs {
 
     /// The first files of one run.
     fn push_run<DB: Dialect>(&self, query: &mut QueryBuilder<DB>, number: i64, page: &Page) {
-        let column = column(page.sort.by);
-        query.push(format_args!("SELECT f.id, f.{column}, 1 AS fits"));
+        query.push("SELECT f.id, f.created_at, 1 AS fits");
         self.push_files(query);
         query.push(format_args!(
             " = (SELECT value FROM runs WHERE number = {number})"
@@ -328,8 +321,7 @@ impl Runs {
         page: &Page,
         most: i64,
     ) {
-        let column = column(page.sort.by);
-        query.push(format_args!("SELECT f.id, f.{column}, 1 AS fits FROM ("));
+        query.push("SELECT f.id, f.created_at, 1 AS fits FROM (");
         self.push_looked_at(query, within, page, most);
         query.push(") f WHERE TRUE");
         push_beginning(query, "f.name", &within.prefix, Ends::BOTH);
@@ -345,8 +337,7 @@ impl Runs {
         page: &Page,
         most: i64,
     ) {
-        let column = column(page.sort.by);
-        query.push(format_args!("SELECT f.id, f.{column}, 0 AS fits FROM ("));
+        query.push("SELECT f.id, f.created_at, 0 AS fits FROM (");
         self.push_looked_at(query, within, page, most);
         query.push(format_args!(
             ") f ORDER BY {} LIMIT 1 OFFSET {}",
@@ -362,8 +353,7 @@ impl Runs {
         page: &Page,
         most: i64,
     ) {
-        let column = column(page.sort.by);
-        query.push(format_args!("SELECT f.id, f.{column}, f.name"));
+        query.push("SELECT f.id, f.created_at, f.name");
         self.push_files(query);
         query.push(" = ").push_value(within.folder.clone());
         // Else runs are missing that lie between these.
@@ -376,7 +366,7 @@ impl Runs {
     /// ` FROM … WHERE …`, up to what they have in common.
     fn push_files<DB: Dialect>(&self, query: &mut QueryBuilder<DB>) {
         query.push(" FROM files f");
-        query.push(DB::by_index(self.index)).push(" WHERE ");
+        query.push(DB::by_index(self.value.index())).push(" WHERE ");
         push_scope(query, &self.left);
         query.push(format_args!(" AND {}", self.value.sql::<DB>()));
     }
