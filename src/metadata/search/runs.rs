@@ -25,7 +25,7 @@ use super::{ContentTypes, Filter, LEAST, LIKELY, Page, Sort, SortBy, packed};
 /// A page of more runs than these costs more than what it saves: each is a look into the index.
 const MOST: i64 = 16;
 
-/// What is coarser than what is asked for, as the indexes of migration 0015 have it.
+/// What is coarser than what is asked for, as its index has it.
 #[derive(Clone, Copy)]
 enum Coarse {
     /// A name up to its first slash.
@@ -105,7 +105,7 @@ pub(super) async fn page(
     };
     // No index tells when they expire. Others may be behind the page in their place; the worker removes them soon.
     let expired = files.iter().any(|file| file.has_expired(filter.now));
-    // The rest may be behind what was looked at within a folder.
+    // Less may be all that there is, or the rest is behind what was looked at within a folder.
     let least = if runs.within.is_some() {
         page.limit as usize
     } else {
@@ -193,7 +193,8 @@ impl Runs {
         }
     }
 
-    /// How many there are. None where there are too many, or none, or too few files among the others of theirs.
+    /// How many there are. None where there are too many, or none and nothing beside them, or too few files among the others
+    /// of theirs.
     async fn count(&self, conn: &mut Conn<'_>) -> Result<Option<i64>> {
         let count: i64 = match conn {
             Conn::Sqlite(c) => {
