@@ -69,7 +69,10 @@ impl Domain {
 
     /// Writes the uses that were gathered. Those that could not be written are kept for the next time.
     pub async fn link_uses_flush(&self) -> Result<()> {
-        self.links.0.gathered.flush(&self.metadata).await
+        let (links, metadata) = (self.links.clone(), self.metadata.clone());
+        // A task of its own, for who waits for it may be cut off: what was taken to be written would be lost.
+        let flush = tokio::spawn(async move { links.0.gathered.flush(&metadata).await });
+        flush.await.map_err(Error::internal)?
     }
 
     /// Follows what other replicas change, until the connection is lost.

@@ -1,5 +1,6 @@
 //! Uses, exactly, and replicas that agree.
 
+use futures::FutureExt;
 use serde_json::json;
 
 use super::{ELSEWHERE, elsewhere, follow, get, made, patch, path};
@@ -10,6 +11,7 @@ on_every_pair!(
     a_link_is_used_as_often_as_it_may_be,
     what_is_no_use_is_not_counted,
     uses_are_written_at_a_clean_stop,
+    uses_outlive_who_was_to_write_them,
     a_link_that_is_made_anew_was_never_used,
     a_change_reaches_other_replicas,
 );
@@ -110,6 +112,19 @@ async fn uses_are_written_at_a_clean_stop(service: &Service) {
     let link = domain.link_get(&"acme".parse().unwrap(), "x").await;
     assert_eq!(link.unwrap().unwrap().uses, 8);
     domain.metadata.close().await;
+}
+
+/// A request that is cut off, or a worker that is stopped, in the middle of it.
+async fn uses_outlive_who_was_to_write_them(service: &Service) {
+    let client = service.client("acme");
+    elsewhere(&client, "x").await;
+    let domain = service.domain();
+    for uses in 1..=20 {
+        assert_eq!(follow(service, "x").await.status, 302);
+        let _cut_off = domain.link_uses_flush().now_or_never();
+        domain.link_uses_flush().await.unwrap();
+        assert_eq!(get(&client, "x").await["uses"], uses);
+    }
 }
 
 async fn a_link_that_is_made_anew_was_never_used(service: &Service) {
