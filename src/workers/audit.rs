@@ -15,11 +15,12 @@ const NOTED: Duration = Duration::from_secs(1);
 
 /// Every `interval`, until `stop`; then writes what was noted last.
 pub async fn auditor(domain: Domain, interval: Duration, stop: CancellationToken) {
-    // Sealing what has gathered for long may take its time: nobody else waits for it, and a stop ends it.
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = async { tokio::join!(note(&domain), seal(&domain, interval)); } => {}
-    }
+    // Sealing what has gathered for long may take its time: nobody else waits for it, and a stop ends it. A batch of notes is
+    // written to its end, for they are in no other place.
+    tokio::join!(
+        note(&domain, &stop),
+        stop.run_until_cancelled(seal(&domain, interval)),
+    );
     loop {
         match domain.access_write().await {
             Ok(0) => return,
@@ -29,9 +30,12 @@ pub async fn auditor(domain: Domain, interval: Duration, stop: CancellationToken
     }
 }
 
-async fn note(domain: &Domain) {
-    loop {
-        tokio::time::sleep(NOTED).await;
+async fn note(domain: &Domain, stop: &CancellationToken) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(NOTED))
+        .await
+        .is_some()
+    {
         told(domain, domain.access_write().await.map(drop));
     }
 }

@@ -58,7 +58,7 @@ impl Domain {
         }
     }
 
-    /// Writes a batch of what was noted; how many.
+    /// Writes a batch of what was noted; how many. Must run to its end.
     pub async fn access_write(&self) -> Result<usize> {
         let batch: Vec<Event> = {
             let mut waiting = self
