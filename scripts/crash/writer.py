@@ -38,7 +38,7 @@ READY_WITHIN = 90.0
 RETRY_AFTER = 33.0
 """A key is free again when the lease of the request that a crash cut off is over: so many seconds later."""
 
-IMPORTED_WITHIN = 240.0
+IMPORTED_WITHIN = 360.0
 """How long an import may take to end once nothing is away any more, in seconds: the lease of what a killed
 process had, and the pauses between the attempts at what could not be stored."""
 
